@@ -104,7 +104,9 @@ def write_table(folder: str | Path, name: TableName, rows: pd.DataFrame | Iterab
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".parquet.partial")
     pq.write_table(
-        pa.Table.from_pandas(frame[present], schema=arrow_schema, preserve_index=False), partial, compression="zstd"
+        pa.Table.from_pandas(frame[present], schema=arrow_schema, preserve_index=False),
+        partial,
+        compression="zstd",
     )
     partial.replace(path)
     return path
@@ -118,7 +120,9 @@ def read_table(folder: str | Path, name: TableName) -> pd.DataFrame:
     path = table_path(folder, name)
     if not path.is_file():
         there = sorted(p.name for p in Path(folder).glob("*.parquet")) if Path(folder).is_dir() else None
-        found = "there is no such folder" if there is None else f"the folder holds {there or 'no Parquet files'}"
+        found = (
+            "there is no such folder" if there is None else f"the folder holds {there or 'no Parquet files'}"
+        )
         raise InputNotFoundError(
             f"table {name!r} expected at {path}, but {found}; make it with 'butd scenes' or 'butd prepare'"
         )
@@ -160,17 +164,33 @@ def _check(frame: pd.DataFrame, name: TableName, path: Path) -> None:
         if not _has_type(values, kind):
             raise TableError(f"{path}: column {column!r} must hold {kind}, it holds {values.dtype}")
         if column.endswith("_id") and kind == "string":
-            _refuse(frame, values.map(_is_unsafe_id), path, f"{column} must be a plain name, without '..' steps, "
-                    "a leading '/' or a NUL", column)
+            _refuse(
+                frame,
+                values.map(_is_unsafe_id),
+                path,
+                f"{column} must be a plain name, without '..' steps, a leading '/' or a NUL",
+                column,
+            )
     if schema.key is not None:
         _refuse(frame, frame[schema.key].duplicated(), path, f"{schema.key} must be unique", schema.key)
     if name == "images":
-        _refuse(frame, (frame["width"] < 1) | (frame["height"] < 1), path, "width and height must be positive", "width")
+        _refuse(
+            frame,
+            (frame["width"] < 1) | (frame["height"] < 1),
+            path,
+            "width and height must be positive",
+            "width",
+        )
         _refuse(frame, frame["path"].map(_leaves_root), path, "path must stay below the images' root", "path")
     if name == "objects":
         _refuse(frame, (frame["x1"] < 0) | (frame["y1"] < 0), path, "x1 and y1 must be at least 0", "x1")
-        _refuse(frame, ~((frame["x2"] > frame["x1"]) & (frame["y2"] > frame["y1"])), path,
-                "x2 > x1 and y2 > y1 must hold", "x2")
+        _refuse(
+            frame,
+            ~((frame["x2"] > frame["x1"]) & (frame["y2"] > frame["y1"])),
+            path,
+            "x2 > x1 and y2 > y1 must hold",
+            "x2",
+        )
 
 
 def _has_type(values: pd.Series, kind: ColumnType) -> bool:

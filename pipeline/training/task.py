@@ -21,7 +21,7 @@ B = TypeVar("B", bound=Batch)
 
 
 class Task(Protocol[B]):
-    """One trainable problem: its model, its batches, its loss, its evaluation and what identifies its data."""
+    """One trainable problem: model, batches, loss, evaluation, and what identifies its data."""
 
     name: str
     """"detector", "caption" or "vqa"."""
@@ -43,7 +43,7 @@ class Task(Protocol[B]):
         ...
 
     def batches(self, epoch: int, start: int) -> Iterator[B]:
-        """The epoch's batches from the given position: a pure function of (seed, epoch), whatever the workers."""
+        """The epoch's batches from a position: a pure function of (seed, epoch), whatever the workers."""
         ...
 
     def batch_ids(self, batch: B) -> list[str]:
