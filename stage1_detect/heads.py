@@ -1,0 +1,100 @@
+"""What each region is: its feature, class, box and attribute.
+
+The feature is the vector that class and box are linear in, and that the store keeps. The attribute head sees
+the feature beside an embedding of the region's class: the true class in training, the predicted one after.
+
+Source: Anderson et al. 2018, arXiv 1707.07998, sec. 3.1.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from stage1_detect.config import DetectorConfig
+
+
+class RegionOutputs(NamedTuple):
+    """Of all regions of a batch, in the order of its pictures."""
+
+    features: Tensor
+    """[n, D] float32."""
+    class_logits: Tensor
+    """[n, C], background 0."""
+    box_deltas: Tensor
+    """[n, C, 4], or [n, 1, 4] where one box serves every class; scaled by the config's `box_weights`."""
+    regions_per_image: list[int]
+
+
+class RegionHead(nn.Module):
+    """Pools regions from the map and says what they are."""
+
+    def __init__(
+        self,
+        config: DetectorConfig,
+        *,
+        channels: int,
+        stride: int,
+        num_classes: int,
+        num_attributes: int,
+        conv5: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stride = stride
+        self.num_classes = num_classes
+        self.reduce = nn.Conv2d(channels, config.region_channels, 1) if config.region_channels else nn.Identity()
+        pooled = config.region_channels or channels
+        if conv5 is None:
+            self.feature_dim = config.hidden_dim
+            linear = nn.Linear(pooled * config.pooler_size**2, config.hidden_dim)
+            self.trunk: nn.Module = nn.Sequential(nn.Flatten(), linear, nn.ReLU(inplace=True))
+        else:
+            self.feature_dim = 2 * channels
+            self.trunk = nn.Sequential(conv5, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classes = nn.Linear(self.feature_dim, num_classes)
+        self.boxes = nn.Linear(self.feature_dim, 4 * (1 if config.class_agnostic_boxes else num_classes))
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.normal_(self.boxes.weight, std=0.001)
+        nn.init.zeros_(self.classes.bias)
+        nn.init.zeros_(self.boxes.bias)
+        self.attributes: AttributeHead | None = None
+        if num_attributes:
+            self.attributes = AttributeHead(config, self.feature_dim, num_classes, num_attributes)
+
+    def region_map(self, feature_map: Tensor) -> Tensor:
+        """[B, c, h, w], the map that regions are pooled from."""
+        reduced: Tensor = self.reduce(feature_map)
+        return reduced
+
+    def pool(self, region_map: Tensor, boxes: list[Tensor]) -> Tensor:
+        """[n, c, s, s] from each picture's boxes [P, 4] in network pixels."""
+        size, scale = self.config.pooler_size, 1 / self.stride
+        region_map = region_map.contiguous()
+        if self.config.pooler == "roi_pool":
+            pooled: Tensor = roi_pool(region_map, boxes, size, scale)
+        else:
+            pooled = roi_align(region_map, boxes, size, scale, self.config.pooler_sampling, aligned=True)
+        return pooled
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [n, D], class logits [n, C], box deltas [n, C or 1, 4]."""
+        features: Tensor = self.trunk(pooled)
+        return features, self.classes(features), self.boxes(features).view(len(features), -1, 4)
+
+
+class AttributeHead(nn.Module):
+    """softmax(W2 relu(W1 [feature; embedding of the class])), without an attribute "none"."""
+
+    def __init__(self, config: DetectorConfig, feature_dim: int, num_classes: int, num_attributes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes, config.class_embedding_dim)
+        self.hidden = nn.Linear(feature_dim + config.class_embedding_dim, config.attribute_hidden_dim)
+        self.logits = nn.Linear(config.attribute_hidden_dim, num_attributes)
+
+    def forward(self, features: Tensor, class_ids: Tensor) -> Tensor:
+        """[n, A] logits from features [n, D] and class ids [n] int64, background 0."""
+        hidden = torch.relu(self.hidden(torch.cat([features, self.embedding(class_ids)], 1)))
+        logits: Tensor = self.logits(hidden)
+        return logits

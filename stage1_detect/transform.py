@@ -1,0 +1,108 @@
+"""Pixels of a picture into the network's input, and boxes back.
+
+Pictures are batched only when the network sees them at the same size, so that nothing is padded: padding
+reaches the features through the border of convolutions and of pooling. A picture whose size is already the
+network's is not resampled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from stage1_detect.config import DetectorConfig
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Pictures at one network size."""
+
+    images: Tensor
+    """[B, 3, h, w] float32, normalised, in the network's channel order."""
+    scales: Tensor
+    """[B, 2] float32, network pixels per original pixel along x and y."""
+    sizes: tuple[tuple[int, int], ...]
+    """Original (height, width) of each picture."""
+    indices: tuple[int, ...]
+    """Places of the pictures in the list that was prepared."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """(height, width) that the network sees."""
+        return int(self.images.shape[2]), int(self.images.shape[3])
+
+
+def network_size(height: int, width: int, config: DetectorConfig) -> tuple[int, int]:
+    """(height, width) of a picture in the network: short side as configured, unless the long side gets too long."""
+    scale = config.short_side / min(height, width)
+    if round(scale * max(height, width)) > config.long_side:
+        scale = config.long_side / max(height, width)
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def group_by_size(images: Sequence[NDArray[np.uint8]], config: DetectorConfig) -> list[list[int]]:
+    """Indices of the pictures that the network sees at one size, groups in the order of their first picture."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(network_size(image.shape[0], image.shape[1], config), []).append(index)
+    return list(groups.values())
+
+
+def to_network(images: Sequence[NDArray[np.uint8]], config: DetectorConfig, device: torch.device) -> Tensor:
+    """[B, 3, h, w] float32 on the device, channels last, from RGB pictures of one network size."""
+    sizes = {network_size(image.shape[0], image.shape[1], config) for image in images}
+    if len(sizes) != 1:
+        raise ValueError(f"pictures of one network size expected, these have {sorted(sizes)}; group them first")
+    (target,) = sizes
+    if all(image.shape[:2] == target for image in images):
+        pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
+    else:
+        pixels = torch.cat([_resize(image, target, config, device) for image in images])
+    mean, std = (pixels.new_tensor(v)[:, None, None] for v in (config.pixel_mean, config.pixel_std))
+    if config.channel_order == "bgr":
+        pixels = pixels.flip(1)
+    return pixels.sub(mean).div(std).contiguous(memory_format=torch.channels_last)
+
+
+def prepare(
+    images: Sequence[NDArray[np.uint8]],
+    config: DetectorConfig,
+    device: torch.device,
+    indices: Sequence[int] | None = None,
+) -> ImageBatch:
+    """A batch of RGB pictures [H, W, 3] of one network size. Errors: `ValueError` where the sizes differ."""
+    pixels = to_network(images, config, device)
+    sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
+    height, width = pixels.shape[2:]
+    scales = torch.tensor([[width / w, height / h] for h, w in sizes], dtype=torch.float32, device=device)
+    return ImageBatch(pixels, scales, sizes, tuple(range(len(images)) if indices is None else indices))
+
+
+def to_original(boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
+    """Boxes [n, 4] of the batch's picture `index`, from network pixels to pixels of the original, clipped to it."""
+    height, width = batch.sizes[index]
+    boxes = boxes / batch.scales[index].repeat(2)
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+
+def to_network_boxes(boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
+    """Boxes [n, 4] of the batch's picture `index`, from original to network pixels."""
+    return boxes * batch.scales[index].repeat(2)
+
+
+def _resize(
+    image: NDArray[np.uint8], target: tuple[int, int], config: DetectorConfig, device: torch.device
+) -> Tensor:
+    """[1, 3, h, w] float32: one picture alone, so that its pixels do not depend on its company."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float()
+    if pixels.shape[2:] == target:
+        return pixels
+    antialias = config.interpolation == "bilinear_antialias"
+    return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=antialias)
