@@ -1,0 +1,122 @@
+"""Accuracy of answers by the official rule of the VQA challenge: overall, by question type, by answer type.
+
+Equal to the official evaluation program to the last printed digit. Scores are fractions; `printed` gives the
+official percentages. Baselines that need no picture are here too.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stage2_models.answers import answer_score, clean_whitespace, most_common_answer, normalise_answer
+from store_schema.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredQuestion:
+    """A question's answers by people, as they were typed, and its kinds."""
+
+    question_id: str
+    answers: tuple[str, ...]
+    """One per annotator, at least one."""
+    question_type: str
+    answer_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaScores:
+    """Accuracies as fractions; each is a mean over questions."""
+
+    accuracy: float
+    by_question_type: dict[str, float]
+    by_answer_type: dict[str, float]
+    per_question: dict[str, float]
+
+    def printed(self) -> dict[str, float | dict[str, float]]:
+        """Percentages with two decimals under the names of the official program."""
+        return {
+            "overall": _percent(self.accuracy),
+            "perQuestionType": {kind: _percent(value) for kind, value in self.by_question_type.items()},
+            "perAnswerType": {kind: _percent(value) for kind, value in self.by_answer_type.items()},
+        }
+
+
+def vqa_accuracy(predictions: Mapping[str, str], questions: Sequence[AnsweredQuestion]) -> VqaScores:
+    """Score one predicted answer for every question.
+
+    Args:
+        predictions: answer by question_id; those of other questions are not looked at.
+        questions: in the order in which types are to be listed.
+
+    Errors: `UsageError` where a question has no prediction, or there is no question.
+    """
+    if not questions:
+        raise UsageError("accuracy: at least one question with answers is needed, there is none")
+    missing = [q.question_id for q in questions if q.question_id not in predictions]
+    if missing:
+        raise UsageError(
+            f"accuracy: {len(missing)} of {len(questions)} questions have no predicted answer, the first is "
+            f"{missing[0]!r}; a complete set is needed"
+        )
+    per_question = {
+        q.question_id: question_accuracy(predictions[q.question_id], q.answers) for q in questions
+    }
+    return VqaScores(
+        accuracy=_mean(list(per_question.values())),
+        by_question_type=_mean_by([q.question_type for q in questions], list(per_question.values())),
+        by_answer_type=_mean_by([q.answer_type for q in questions], list(per_question.values())),
+        per_question=per_question,
+    )
+
+
+def question_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Score a predicted answer against those of the annotators by `answer_score`.
+
+    As in the official program, both sides are normalised only where the annotators' answers differ: to a
+    unanimous "yes", "Yes." is wrong. A single annotator's answer is always normalised, since nothing could
+    differ (our rule: the official one knows no single annotators).
+    """
+    given = [clean_whitespace(answer) for answer in answers]
+    predicted = clean_whitespace(prediction)
+    if len(given) == 1 or len(set(given)) > 1:
+        given = [normalise_answer(answer) for answer in given]
+        predicted = normalise_answer(predicted)
+    return answer_score(tuple(answer == predicted for answer in given))
+
+
+def most_common_predictions(
+    training: Sequence[AnsweredQuestion],
+    questions: Sequence[AnsweredQuestion],
+    *,
+    by_question_type: bool = False,
+) -> dict[str, str]:
+    """Answer every question with the most common answer of training, or with that of its question type.
+
+    A question type that training does not have gets the overall answer. Answers are in normalised form.
+    """
+    if not training:
+        raise UsageError("most common answer: at least one training question with answers is needed")
+    majority = [most_common_answer(map(normalise_answer, q.answers)) for q in training]
+    overall = most_common_answer(majority)
+    of_type: dict[str, list[str]] = defaultdict(list)
+    if by_question_type:
+        for question, answer in zip(training, majority, strict=True):
+            of_type[question.question_type].append(answer)
+    best = {kind: most_common_answer(answers) for kind, answers in of_type.items()}
+    return {q.question_id: best.get(q.question_type, overall) for q in questions}
+
+
+def _mean_by(kinds: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    grouped: dict[str, list[float]] = defaultdict(list)
+    for kind, value in zip(kinds, values, strict=True):
+        grouped[kind].append(value)
+    return {kind: _mean(group) for kind, group in grouped.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    # A plain sum in order, not numpy's pairwise one: the official program's last digit depends on it.
+    return sum(values) / len(values)
+
+
+def _percent(fraction: float) -> float:
+    return round(100 * fraction, 2)
