@@ -200,7 +200,8 @@ class QuestionEncoder(nn.Module):
         """Encode token_ids [B, T] of the given lengths [B] as [B, H]."""
         states, _ = self.gru(self.embedding(token_ids))  # [B, T, H]
         rows = torch.arange(len(lengths), device=lengths.device)
-        return states[rows, (lengths - 1).clamp(min=0)] * (lengths > 0).unsqueeze(1)
+        last: Tensor = states[rows, (lengths - 1).clamp(min=0)]
+        return last * (lengths > 0).unsqueeze(1)
 
 
 class GatedTanh(nn.Module):

@@ -1,7 +1,7 @@
 """Accuracy of answers by the official rule of the VQA challenge: overall, by question type, by answer type.
 
-Equal to the official evaluation program to the last printed digit. Scores are fractions; `printed` gives the
-official percentages. Baselines that need no picture are here too.
+Equal to the official evaluation program to the last printed digit. Scores are fractions; the percentages that
+the official program prints are beside them. Baselines that need no picture are here too.
 """
 
 from collections import defaultdict
@@ -31,14 +31,8 @@ class VqaScores:
     by_question_type: dict[str, float]
     by_answer_type: dict[str, float]
     per_question: dict[str, float]
-
-    def printed(self) -> dict[str, float | dict[str, float]]:
-        """Percentages with two decimals under the names of the official program."""
-        return {
-            "overall": _percent(self.accuracy),
-            "perQuestionType": {kind: _percent(value) for kind, value in self.by_question_type.items()},
-            "perAnswerType": {kind: _percent(value) for kind, value in self.by_answer_type.items()},
-        }
+    printed: dict[str, float | dict[str, float]]
+    """Percentages with two decimals under the official program's names, computed in its order."""
 
 
 def vqa_accuracy(predictions: Mapping[str, str], questions: Sequence[AnsweredQuestion]) -> VqaScores:
@@ -61,11 +55,19 @@ def vqa_accuracy(predictions: Mapping[str, str], questions: Sequence[AnsweredQue
     per_question = {
         q.question_id: question_accuracy(predictions[q.question_id], q.answers) for q in questions
     }
+    values = [per_question[q.question_id] for q in questions]
+    by_question_type = _group(values, [q.question_type for q in questions])
+    by_answer_type = _group(values, [q.answer_type for q in questions])
     return VqaScores(
-        accuracy=_mean(list(per_question.values())),
-        by_question_type=_mean_by([q.question_type for q in questions], list(per_question.values())),
-        by_answer_type=_mean_by([q.answer_type for q in questions], list(per_question.values())),
+        accuracy=_mean(values),
+        by_question_type={kind: _mean(group) for kind, group in by_question_type.items()},
+        by_answer_type={kind: _mean(group) for kind, group in by_answer_type.items()},
         per_question=per_question,
+        printed={
+            "overall": _percent(values),
+            "perQuestionType": {kind: _percent(group) for kind, group in by_question_type.items()},
+            "perAnswerType": {kind: _percent(group) for kind, group in by_answer_type.items()},
+        },
     )
 
 
@@ -106,17 +108,18 @@ def most_common_predictions(
     return {q.question_id: best.get(q.question_type, overall) for q in questions}
 
 
-def _mean_by(kinds: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+def _group(values: Sequence[float], kinds: Sequence[str]) -> dict[str, list[float]]:
     grouped: dict[str, list[float]] = defaultdict(list)
-    for kind, value in zip(kinds, values, strict=True):
+    for value, kind in zip(values, kinds, strict=True):
         grouped[kind].append(value)
-    return {kind: _mean(group) for kind, group in grouped.items()}
+    return grouped
 
 
 def _mean(values: Sequence[float]) -> float:
-    # A plain sum in order, not numpy's pairwise one: the official program's last digit depends on it.
     return sum(values) / len(values)
 
 
-def _percent(fraction: float) -> float:
-    return round(100 * fraction, 2)
+def _percent(values: Sequence[float]) -> float:
+    # A plain sum in order, multiplied before it is divided, as the official program does: the last digit
+    # of a value that lies between two depends on it.
+    return round(100 * sum(values) / len(values), 2)
