@@ -81,13 +81,17 @@ class DetectorConfig:
             ("interpolation", Interpolation),
         ):
             if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"detector.{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}")
+                raise ConfigError(
+                    f"detector.{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}"
+                )
         self._check_combination()
         for name, size in (("pixel_mean", 3), ("pixel_std", 3), ("box_weights", 4)):
             if len(getattr(self, name)) != size:
                 raise ConfigError(f"detector.{name} needs {size} numbers, it has {len(getattr(self, name))}")
         if not self.anchor_sizes or not self.anchor_ratios:
-            raise ConfigError("detector.anchor_sizes and detector.anchor_ratios need at least one number each")
+            raise ConfigError(
+                "detector.anchor_sizes and detector.anchor_ratios need at least one number each"
+            )
         for name in ("rpn_nms_thresh", "detection_nms_thresh", "detection_score_thresh"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"detector.{name} must lie in 0..1, not {getattr(self, name)}")
@@ -153,7 +157,9 @@ class DetectorConfig:
         """Refuse options that the chosen parts would ignore."""
         if self.backbone == "small":
             if len(self.widths) != 4:
-                raise ConfigError(f"detector.widths needs 4 numbers for the small backbone, it is {self.widths}")
+                raise ConfigError(
+                    f"detector.widths needs 4 numbers for the small backbone, it is {self.widths}"
+                )
             if self.head != "fc":
                 raise ConfigError("the small backbone has no conv5: set detector.head to 'fc'")
         elif self.widths:
@@ -161,9 +167,33 @@ class DetectorConfig:
         if self.head == "fc" and self.hidden_dim < 1:
             raise ConfigError(f"detector.hidden_dim must be positive for an 'fc' head, not {self.hidden_dim}")
         if self.head == "conv5" and (self.hidden_dim or self.region_channels):
-            raise ConfigError("detector.hidden_dim and region_channels have no effect with 'conv5': set them to 0")
+            raise ConfigError(
+                "detector.hidden_dim and region_channels have no effect with 'conv5': set them to 0"
+            )
         if (self.pooler == "roi_pool") != (self.pooler_sampling == 0):
-            raise ConfigError("detector.pooler_sampling is for 'roi_align' (at least 1); with 'roi_pool' set it to 0")
+            raise ConfigError(
+                "detector.pooler_sampling is for 'roi_align' (at least 1); with 'roi_pool' set it to 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """How many regions a picture keeps: 36 and 36 for a fixed number, 10 and 100 for the adaptive one."""
+
+    min_regions: int
+    max_regions: int
+    score_thresh: float = 0.2
+    nms_thresh: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_regions <= self.max_regions or self.max_regions < 1:
+            raise ConfigError(
+                "selection needs 0 <= min_regions <= max_regions and max_regions >= 1, "
+                f"not {self.min_regions} and {self.max_regions}"
+            )
+        for name in ("score_thresh", "nms_thresh"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"selection.{name} must lie in 0..1, not {getattr(self, name)}")
 
 
 _POSITIVE = (

@@ -14,34 +14,13 @@ regions stay in proposal order where neither limit applies; ours are always orde
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from store_schema.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
-    """How many regions a picture keeps: 36 and 36 for a fixed number, 10 and 100 for the adaptive one."""
-
-    min_regions: int
-    max_regions: int
-    score_thresh: float = 0.2
-    nms_thresh: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_regions <= self.max_regions or self.max_regions < 1:
-            raise ConfigError(
-                "selection needs 0 <= min_regions <= max_regions and max_regions >= 1, "
-                f"not {self.min_regions} and {self.max_regions}"
-            )
-        for name in ("score_thresh", "nms_thresh"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"selection.{name} must lie in 0..1, not {getattr(self, name)}")
+from stage1_detect.config import SelectionConfig
 
 
 def select_regions(boxes: Tensor, class_probs: Tensor, config: SelectionConfig) -> Tensor:

@@ -7,6 +7,7 @@ network's is not resampled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stage1_detect.config import DetectorConfig
+from stage1_detect.config import ChannelOrder, Interpolation
+
+
+class Preprocessing(Protocol):
+    """What the weights expect of pixels: `DetectorConfig`, or a classifier's configuration."""
+
+    @property
+    def short_side(self) -> int: ...
+    @property
+    def long_side(self) -> int: ...
+    @property
+    def channel_order(self) -> ChannelOrder: ...
+    @property
+    def pixel_mean(self) -> tuple[float, ...]: ...
+    @property
+    def pixel_std(self) -> tuple[float, ...]: ...
+    @property
+    def interpolation(self) -> Interpolation: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class ImageBatch:
         return int(self.images.shape[2]), int(self.images.shape[3])
 
 
-def network_size(height: int, width: int, config: DetectorConfig) -> tuple[int, int]:
+def network_size(height: int, width: int, config: Preprocessing) -> tuple[int, int]:
     """(height, width) of a picture in the network: short side as configured, unless the long side gets too long."""
     scale = config.short_side / min(height, width)
     if round(scale * max(height, width)) > config.long_side:
@@ -47,7 +65,7 @@ def network_size(height: int, width: int, config: DetectorConfig) -> tuple[int, 
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 
-def group_by_size(images: Sequence[NDArray[np.uint8]], config: DetectorConfig) -> list[list[int]]:
+def group_by_size(images: Sequence[NDArray[np.uint8]], config: Preprocessing) -> list[list[int]]:
     """Indices of the pictures that the network sees at one size, groups in the order of their first picture."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(images):
@@ -55,11 +73,13 @@ def group_by_size(images: Sequence[NDArray[np.uint8]], config: DetectorConfig) -
     return list(groups.values())
 
 
-def to_network(images: Sequence[NDArray[np.uint8]], config: DetectorConfig, device: torch.device) -> Tensor:
+def to_network(images: Sequence[NDArray[np.uint8]], config: Preprocessing, device: torch.device) -> Tensor:
     """[B, 3, h, w] float32 on the device, channels last, from RGB pictures of one network size."""
     sizes = {network_size(image.shape[0], image.shape[1], config) for image in images}
     if len(sizes) != 1:
-        raise ValueError(f"pictures of one network size expected, these have {sorted(sizes)}; group them first")
+        raise ValueError(
+            f"pictures of one network size expected, these have {sorted(sizes)}; group them first"
+        )
     (target,) = sizes
     if all(image.shape[:2] == target for image in images):
         pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
@@ -73,7 +93,7 @@ def to_network(images: Sequence[NDArray[np.uint8]], config: DetectorConfig, devi
 
 def prepare(
     images: Sequence[NDArray[np.uint8]],
-    config: DetectorConfig,
+    config: Preprocessing,
     device: torch.device,
     indices: Sequence[int] | None = None,
 ) -> ImageBatch:
@@ -98,7 +118,7 @@ def to_network_boxes(boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
 
 
 def _resize(
-    image: NDArray[np.uint8], target: tuple[int, int], config: DetectorConfig, device: torch.device
+    image: NDArray[np.uint8], target: tuple[int, int], config: Preprocessing, device: torch.device
 ) -> Tensor:
     """[1, 3, h, w] float32: one picture alone, so that its pixels do not depend on its company."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float()
