@@ -1,0 +1,244 @@
+"""The two-LSTM top-down captioner, arranged so that each thing is computed as seldom as it can be.
+
+Attention LSTM: previous output of the language LSTM, mean of the regions, word. Attention over the regions by its
+output. Language LSTM: attended region, output of the attention LSTM. Whatever does not depend on the step is
+computed once: the gates of all words, of the mean, the regions' part of the attention, and the regions' part of
+the language gates (a weighted mean commutes with the matrix behind it). The captions of one picture share all
+of it. Source: Anderson et al. 2018, arXiv 1707.07998, sec. 3.2.
+
+Legend: B pictures, Q captions of each, K region slots, D feature, T steps, E word embedding, H hidden,
+A attention, V words. Gates lie in the order input, forget, output, cell: one sigmoid serves the first three.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage2_models.attention import AdditiveAttention, Attention
+from stage2_models.regions import RegionInput, mean_over_regions
+from store_schema.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig:
+    """Sizes and form of the captioner; the defaults are the paper's, with features as the store has them."""
+
+    hidden_dim: int = 1000
+    embed_dim: int = 1000
+    attention_dim: int = 512
+    dropout: float = 0.0
+    """On the language LSTM's output and, with `embed_regions`, on embedded regions and words."""
+    normalise_features: bool = False
+    """Z-score the features by training statistics: for features of unknown scale."""
+    use_geometry: bool = False
+    """Append eight numbers on each box's place and size to its feature."""
+    embed_regions: bool = False
+    """The widely used form: regions, their mean and words each through a layer with ReLU and dropout."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("hidden_dim", "embed_dim", "attention_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"captioner: {name} must be at least 1, it is {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"captioner: dropout must be in [0, 1), it is {self.dropout}")
+
+
+class EncodedRegions(NamedTuple):
+    """What every step needs of the pictures, computed once.
+
+    attention: [B, K, A], the regions' part of the attention. gates: [B, K, 4H], each region's part of the language
+    LSTM's gates. mean_gates: [B, 4H], the mean's part of the attention LSTM's. mask: [B, K] bool.
+    """
+
+    attention: Tensor
+    gates: Tensor
+    mean_gates: Tensor
+    mask: Tensor
+
+
+class DecoderState(NamedTuple):
+    """Hidden and cell states of the attention and the language LSTM, each [N, H]."""
+
+    attention_hidden: Tensor
+    attention_cell: Tensor
+    language_hidden: Tensor
+    language_cell: Tensor
+
+    def select(self, rows: Tensor) -> "DecoderState":
+        """Take rows [M] of every state, as beam search does."""
+        return DecoderState(*(values.index_select(0, rows) for values in self))
+
+
+class Captioner(nn.Module):
+    """The captioner; `encode` the pictures once, then `forward` for training or `step` for decoding.
+
+    Args:
+        feature_dim: D of the store. vocabulary_size: V. The others: see `CaptionerConfig`.
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        vocabulary_size: int,
+        hidden_dim: int,
+        embed_dim: int,
+        attention_dim: int,
+        dropout: float,
+        normalise_features: bool,
+        use_geometry: bool,
+        embed_regions: bool,
+    ) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.vocabulary_size = vocabulary_size
+        self.region_input = RegionInput(feature_dim, normalise=normalise_features, use_geometry=use_geometry)
+        region_dim = self.region_input.out_dim
+        self.embeds = embed_regions
+        self.region_embedding = nn.Linear(region_dim, hidden_dim) if embed_regions else None
+        self.mean_embedding = nn.Linear(region_dim, hidden_dim) if embed_regions else None
+        if embed_regions:
+            region_dim = hidden_dim
+        self.word_embedding = nn.Embedding(vocabulary_size, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.attention = AdditiveAttention(region_dim, hidden_dim, attention_dim)
+        # Attention LSTM: [word, mean, h1, h2] -> 4H; language LSTM: [attended region, h1, h2] -> 4H. One bias each.
+        self.word_gates = nn.Linear(embed_dim, 4 * hidden_dim)
+        self.mean_gates = nn.Linear(region_dim, 4 * hidden_dim, bias=False)
+        self.attention_recurrence = nn.Linear(2 * hidden_dim, 4 * hidden_dim, bias=False)
+        self.region_gates = nn.Linear(region_dim, 4 * hidden_dim, bias=False)
+        self.language_recurrence = nn.Linear(2 * hidden_dim, 4 * hidden_dim)
+        self.classifier = nn.Linear(hidden_dim, vocabulary_size)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Draw LSTM weights as `nn.LSTMCell` does; the forget gates start open (bias 1)."""
+        bound = self.hidden_dim**-0.5
+        for layer in (self.word_gates, self.mean_gates, self.attention_recurrence, self.region_gates):
+            nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.uniform_(self.language_recurrence.weight, -bound, bound)
+        for bias in (self.word_gates.bias, self.language_recurrence.bias):
+            bias.zero_()
+            bias[self.hidden_dim : 2 * self.hidden_dim] = 1.0
+
+    def encode(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor) -> EncodedRegions:
+        """Compute what does not depend on words.
+
+        Args:
+            features: [B, K, D] float16 or float32. boxes: [B, K, 4] float32, xyxy pixels.
+            sizes: [B, 2] float32, width and height of the picture.
+            mask: [B, K] bool, True where a region is real. A picture may have none.
+        """
+        regions = self.region_input(features, boxes, sizes, mask)
+        mean = mean_over_regions(regions, mask)
+        if self.region_embedding is not None and self.mean_embedding is not None:
+            regions = self.dropout(F.relu(self.region_embedding(regions)))
+            mean = self.dropout(F.relu(self.mean_embedding(mean)))
+        return EncodedRegions(
+            self.attention.project(regions), self.region_gates(regions), self.mean_gates(mean), mask
+        )
+
+    def gates_of_words(self, token_ids: Tensor) -> Tensor:
+        """Give the words' part of the attention LSTM's gates, [..., 4H] for token ids of any shape.
+
+        With more tokens than words in the vocabulary it is cheaper to compute every word's once and look them up;
+        dropout on words, where there is any, must differ from token to token.
+        """
+        drops_words = self.embeds and self.training and self.dropout.p > 0
+        if token_ids.numel() > self.vocabulary_size and not drops_words:
+            return F.embedding(token_ids, self._gates(self.word_embedding.weight))
+        return self._gates(self.word_embedding(token_ids))
+
+    def _gates(self, embedded: Tensor) -> Tensor:
+        if self.embeds:
+            embedded = self.dropout(F.relu(embedded))
+        gates: Tensor = self.word_gates(embedded)
+        return gates
+
+    def initial_state(self, sequences: int, like: Tensor) -> DecoderState:
+        """Give zero states for N sequences, of the device and dtype of `like`."""
+        zeros = like.new_zeros(sequences, self.hidden_dim)
+        return DecoderState(zeros, zeros, zeros, zeros)
+
+    def step(
+        self, encoded: EncodedRegions, gates: Tensor, state: DecoderState
+    ) -> tuple[DecoderState, Attention]:
+        """Go on by one word.
+
+        Args:
+            encoded: B pictures.
+            gates: [B * Q, 4H], the words' gates plus the pictures' `mean_gates`; Q sequences a picture, side by side.
+            state: of the B * Q sequences.
+
+        Returns:
+            The new state, whose `language_hidden` goes to `classifier` (through dropout in training), and the
+            attention [B, Q, ...] that led to it; `attended` is the attended region's part of the language gates.
+        """
+        hidden, cell, language_hidden, language_cell = state
+        pictures = encoded.mask.shape[0]
+        gates = torch.addmm(
+            gates, torch.cat([hidden, language_hidden], 1), self.attention_recurrence.weight.t()
+        )
+        hidden, cell = lstm_cell(gates, cell)
+        query = hidden.view(pictures, -1, self.hidden_dim)  # [B, Q, H]
+        seen = self.attention(encoded.gates, encoded.attention, encoded.mask, query)
+        gates = self.language_recurrence(torch.cat([hidden, language_hidden], 1))
+        gates = gates + seen.attended.reshape(gates.shape)
+        language_hidden, language_cell = lstm_cell(gates, language_cell)
+        return DecoderState(hidden, cell, language_hidden, language_cell), seen
+
+    def forward(self, encoded: EncodedRegions, token_ids: Tensor) -> Tensor:
+        """Read given captions (teacher forcing) and give the language LSTM's outputs, before `classifier`.
+
+        Args:
+            encoded: B pictures.
+            token_ids: [B, Q, T], the words read at each step, beginning with bos; any word where padded.
+
+        Returns:
+            [T, B * Q, H], dropout applied. Time first, since each step's rows then lie together; logits are
+            computed afterwards for all steps at once, or only for the real tokens (`caption_loss`).
+        """
+        pictures, captions, steps = token_ids.shape
+        ordered = token_ids.permute(2, 0, 1)  # [T, B, Q]
+        gates = self.gates_of_words(ordered) + encoded.mean_gates.unsqueeze(1)  # [T, B, Q, 4H]
+        gates = gates.view(steps, pictures * captions, -1)
+        state = self.initial_state(pictures * captions, gates)
+        outputs = []
+        for step_gates in gates.unbind(0):
+            state, _ = self.step(encoded, step_gates, state)
+            outputs.append(state.language_hidden)
+        hidden: Tensor = self.dropout(torch.stack(outputs))
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Turn outputs [..., H] into word logits [..., V]."""
+        logits: Tensor = self.classifier(hidden)
+        return logits
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Give hidden and cell state [N, H] after the gates [N, 4H], in the order input, forget, output, cell."""
+    size = cell.shape[1]
+    opened = gates[:, : 3 * size].sigmoid()
+    cell = opened[:, size : 2 * size] * cell + opened[:, :size] * gates[:, 3 * size :].tanh()
+    return opened[:, 2 * size :] * cell.tanh(), cell
+
+
+def build_captioner(config: CaptionerConfig, *, feature_dim: int, vocabulary_size: int) -> Captioner:
+    """Build a captioner with fresh weights from its configuration."""
+    return Captioner(
+        feature_dim=feature_dim,
+        vocabulary_size=vocabulary_size,
+        hidden_dim=config.hidden_dim,
+        embed_dim=config.embed_dim,
+        attention_dim=config.attention_dim,
+        dropout=config.dropout,
+        normalise_features=config.normalise_features,
+        use_geometry=config.use_geometry,
+        embed_regions=config.embed_regions,
+    )
