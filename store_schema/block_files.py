@@ -1,0 +1,227 @@
+"""The files of committed blocks, read without zarr: mapped, their sizes and checksums compared, their index followed.
+
+This is the fast way to a store that lies as `layout.py` says. It opens a file when its block is first touched and
+checks a chunk's CRC-32C the first time that this object touches it (or always, or never).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store_schema import mapping
+from store_schema.errors import StoreDamagedError
+from store_schema.layout import ArraySpec
+from store_schema.ledger import BlockRecord, record_path
+from store_schema.metadata import StoreMetadata
+from store_schema.shards import Bytes, checksum_holds, decode_chunk, decode_index, decode_values, index_bytes
+
+Verify = Literal["first", "always", "never"]
+
+
+@dataclass(eq=False)
+class OpenShard:
+    """One block's features: where each chunk lies and which were checked already."""
+
+    data: Bytes
+    starts: list[int]
+    """By image and group in one list: start of the chunk in the file, -1 where it is not stored."""
+    lengths: list[int]
+    checked: bytearray
+
+
+class BlockFiles:
+    """Reads committed blocks of one store; what is not committed cannot be reached."""
+
+    def __init__(
+        self,
+        store: Path,
+        metadata: StoreMetadata,
+        records: Mapping[int, BlockRecord],
+        verify: Verify,
+        mmap: bool,
+    ) -> None:
+        self._store = store
+        self._metadata = metadata
+        self._records = records
+        self._specs = metadata.arrays()
+        self._verify = verify
+        self._mmap = mmap
+        self._plain: dict[tuple[str, int], NDArray[Any]] = {}
+        self._shards: dict[int, OpenShard] = {}
+        spec = self._specs["features"]
+        assert spec.inner_chunk is not None
+        _, self._slots, feature_dim = spec.inner_chunk
+        self._groups = spec.chunk_shape[1] // self._slots
+        self._chunk_shape = (self._slots, feature_dim)
+        self._direct = metadata.codec == "none"
+
+    def check_sizes(self) -> None:
+        """Compare the size of every committed file with its record. Errors: `StoreDamagedError`, the first found."""
+        root = f"{self._store}{os.sep}"
+        for block, record in self._records.items():
+            for name, stamp in record.receipt.files.items():
+                try:
+                    size = os.stat(root + name).st_size
+                except OSError:
+                    size = None
+                if size != stamp.num_bytes:
+                    raise self._wrong_size(block, name, size)
+
+    def plain(self, name: str, block: int) -> NDArray[Any]:
+        """A block of an array that is not sharded, [block size, ...], read-only; kept for the next time."""
+        values = self._plain.get((name, block))
+        if values is None:
+            spec = self._specs[name]
+            values = self._plain[name, block] = self._read_plain(spec, block, spec.chunk_key(block))
+        return values
+
+    def id_bytes(self, block: int, width: int) -> Bytes:
+        """Identifiers of a block, [block size, width], zero-padded."""
+        spec = self._specs["image_id_utf8"]
+        part_bytes = spec.chunk_shape[1]
+        matrix = np.zeros((self._metadata.block_size, width), np.uint8)
+        for part in range(width // part_bytes):
+            key = spec.chunk_key(block, part)
+            if f"{spec.name}/{key}" in self._records[block].receipt.files:
+                matrix[:, part * part_bytes : (part + 1) * part_bytes] = self._read_plain(spec, block, key)
+        return matrix
+
+    def id_width(self) -> int:
+        """Bytes of the widest block of identifiers."""
+        part_bytes = self._specs["image_id_utf8"].chunk_shape[1]
+        parts = [
+            sum(name.startswith("image_id_utf8/") for name in record.receipt.files)
+            for record in self._records.values()
+        ]
+        return max(parts, default=1) * part_bytes
+
+    def pieces(self, block: int, place: int, num_regions: int) -> list[NDArray[Any]]:
+        """The features of one image, one array [m, D] for each chunk that they lie in, read-only.
+
+        Views of the mapped file where it is not compressed.
+        """
+        shard = self._shards.get(block) or self._open_shard(block)
+        first = place * self._groups
+        if num_regions <= self._slots:
+            return [self._chunk(shard, block, first, num_regions)] if num_regions else []
+        return [
+            self._chunk(shard, block, first + start // self._slots, min(self._slots, num_regions - start))
+            for start in range(0, num_regions, self._slots)
+        ]
+
+    def will_need(self, block: int, place: int) -> None:
+        """Ask the system to read an image's features from the disk in the background."""
+        if not self._mmap:
+            return
+        shard = self._shards.get(block) or self._open_shard(block)
+        chunks = slice(place * self._groups, (place + 1) * self._groups)
+        stored = [
+            (start, size)
+            for start, size in zip(shard.starts[chunks], shard.lengths[chunks], strict=True)
+            if size
+        ]
+        if stored:
+            start = min(start for start, _ in stored)
+            mapping.will_need(shard.data, start, max(start + size for start, size in stored) - start)
+
+    def _chunk(self, shard: OpenShard, block: int, number: int, num_regions: int) -> NDArray[Any]:
+        if not shard.checked[number]:
+            self._check(shard, block, number)
+        if self._direct:
+            shape = (num_regions, self._chunk_shape[1])
+            return np.ndarray(shape, self._feature_dtype, shard.data, shard.starts[number])
+        start, size = shard.starts[number], shard.lengths[number]
+        try:
+            values = decode_values(
+                shard.data[start : start + size],
+                self._metadata.feature_dtype,
+                self._chunk_shape,
+                self._metadata.codec,
+            )
+        except ValueError as error:
+            raise self._damaged(
+                block, "features", f"the chunk of row {self._row(block, number)}: {error}"
+            ) from error
+        return values[:num_regions]
+
+    def _check(self, shard: OpenShard, block: int, number: int) -> None:
+        start, size = shard.starts[number], shard.lengths[number]
+        if start < 0:
+            raise self._damaged(
+                block, "features", f"row {self._row(block, number)} has regions but no features"
+            )
+        if self._verify != "never" and not checksum_holds(shard.data[start : start + size]):
+            raise self._damaged(
+                block,
+                "features",
+                f"the bytes of row {self._row(block, number)} have changed since they were written",
+            )
+        shard.checked[number] = self._verify != "always"
+
+    def _open_shard(self, block: int) -> OpenShard:
+        spec = self._specs["features"]
+        data = self._load(block, spec, spec.chunk_key(block))
+        tail = data[-index_bytes(spec) :]
+        try:
+            index = decode_index(tail, len(data), spec, self._metadata.codec)
+        except ValueError as error:
+            raise self._damaged(block, spec.name, f"{spec.chunk_key(block)}: {error}") from error
+        shard = OpenShard(
+            data=data,
+            starts=index.offsets.ravel().tolist(),
+            lengths=index.lengths.ravel().tolist(),
+            checked=bytearray(index.offsets.size),
+        )
+        self._shards[block] = shard
+        return shard
+
+    def _read_plain(self, spec: ArraySpec, block: int, key: str) -> NDArray[Any]:
+        data = self._load(block, spec, key)
+        try:
+            if self._verify == "never":
+                return decode_values(data, spec.dtype, spec.chunk_shape, self._metadata.codec)
+            return decode_chunk(data, spec, self._metadata.codec)
+        except ValueError as error:
+            raise self._damaged(block, spec.name, f"{key}: {error}") from error
+
+    def _load(self, block: int, spec: ArraySpec, key: str) -> Bytes:
+        name = f"{spec.name}/{key}"
+        path = self._store / name
+        stamp = self._records[block].receipt.files.get(name)
+        if stamp is None:
+            raise self._damaged(block, spec.name, f"its commit record does not know {key}")
+        try:
+            data = mapping.map_file(path) if self._mmap else np.fromfile(path, np.uint8)
+        except FileNotFoundError as error:
+            raise self._wrong_size(block, name, None) from error
+        except OSError as error:
+            raise self._damaged(block, spec.name, f"{path} cannot be read ({error.strerror})") from error
+        if len(data) != stamp.num_bytes:
+            raise self._wrong_size(block, name, len(data))
+        return data
+
+    def _wrong_size(self, block: int, name: str, size: int | None) -> StoreDamagedError:
+        expected = self._records[block].receipt.files[name].num_bytes
+        found = "is missing" if size is None else f"has {size} bytes"
+        return self._damaged(
+            block, name.split("/")[0], f"{self._store / name} {found}, expected {expected} bytes"
+        )
+
+    def _damaged(self, block: int, array: str, what: str) -> StoreDamagedError:
+        return StoreDamagedError(
+            f"{self._store}: block {block}, {array}: {what}; restore the file from a copy, or delete "
+            f"{record_path(self._store, block)} and run the job again: it writes just this block anew"
+        )
+
+    def _row(self, block: int, number: int) -> int:
+        return block * self._metadata.block_size + number // self._groups
+
+    @cached_property
+    def _feature_dtype(self) -> np.dtype[Any]:
+        return np.dtype(self._metadata.feature_dtype).newbyteorder("<")

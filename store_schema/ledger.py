@@ -1,0 +1,173 @@
+"""What a store keeps beside its arrays: the plan of blocks, a record of each finished block, the writer's lock.
+
+All lie in `num_regions/.butd/`: inside an array's folder, where Zarr tools look for chunks by name only (a strange
+folder in the group itself makes zarr-python warn). A record appears by an atomic rename after the block's files
+are on the disk, so a block is there whole or not at all. No file holds a time or a machine's name but the lock.
+"""
+
+import fcntl
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from store_schema.durable import replace_file, seal, sync_folder, unseal
+from store_schema.errors import StoreDamagedError, StoreLockedError, UsageError
+from store_schema.layout import SCHEMA_VERSION
+from store_schema.records import Block, Receipt
+
+LEDGER = Path("num_regions/.butd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """A finished block, as its record on disk says."""
+
+    index: int
+    start_row: int
+    num_rows: int
+    """Rows planned for the block, at most the block size; quarantined pictures have a row too."""
+    detector: str
+    """Fingerprint of the detector that made it."""
+    receipt: Receipt
+    problem_rows: tuple[int, ...]
+    """Rows of the quarantined pictures, in the order of the receipt's problems."""
+
+
+def ledger_folder(store: Path) -> Path:
+    return store / LEDGER
+
+
+def record_path(store: Path, block: int) -> Path:
+    """The file whose presence says that a block is finished."""
+    return store / LEDGER / "blocks" / f"{block:06d}.json"
+
+
+def make_folders(store: Path) -> None:
+    """Make the ledger's folders where they are not there yet."""
+    for name in ("plan", "blocks"):
+        (store / LEDGER / name).mkdir(parents=True, exist_ok=True)
+
+
+def write_record(store: Path, block: Block, receipt: Receipt, detector: str) -> None:
+    """Make a block exist for readers. Its files must be on the disk already."""
+    rows = {image_id: block.start_row + place for place, image_id in enumerate(block.image_ids)}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "start_row": block.start_row,
+        "num_rows": len(block.image_ids),
+        "detector": detector,
+        "problem_rows": [rows[problem.image_id] for problem in receipt.problems],
+        **receipt.to_json(),
+    }
+    path = record_path(store, block.index)
+    replace_file(path, seal(content), f"block {block.index}, commit record")
+    sync_folder(path.parent)
+
+
+def read_record(store: Path, block: int) -> BlockRecord:
+    """Read one record. Errors: `StoreDamagedError` naming block, file and remedy."""
+    path = record_path(store, block)
+    what = f"block {block}, commit record"
+    remedy = f"delete {path} and run the job again: it writes just this block anew"
+    content = unseal(path, what, remedy)
+    try:
+        record = BlockRecord(
+            index=int(content["block"]),
+            start_row=int(content["start_row"]),
+            num_rows=int(content["num_rows"]),
+            detector=str(content["detector"]),
+            receipt=Receipt.from_json(content),
+            problem_rows=tuple(int(row) for row in content["problem_rows"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreDamagedError(f"{what}: {path} lacks or mistypes {error}; {remedy}") from error
+    if record.index != block:
+        raise StoreDamagedError(f"{what}: {path} is the record of block {record.index}; {remedy}")
+    return record
+
+
+def finished_blocks(store: Path) -> list[int]:
+    """Numbers of the finished blocks, ascending."""
+    return _numbers(store / LEDGER / "blocks")
+
+
+def append_plan(store: Path, first_block: int, image_ids: Sequence[str]) -> None:
+    """Register new images; the blocks follow from the block size."""
+    folder = store / LEDGER / "plan"
+    number = len(_numbers(folder))
+    content = {"schema_version": SCHEMA_VERSION, "first_block": first_block, "image_ids": list(image_ids)}
+    replace_file(folder / f"{number:06d}.json", seal(content), "plan of blocks")
+    sync_folder(folder)
+
+
+def read_plan(store: Path, block_size: int) -> list[Block]:
+    """Every block ever planned, in order. Errors: `StoreDamagedError` where a part of the plan is broken."""
+    folder = store / LEDGER / "plan"
+    blocks: list[Block] = []
+    for expected, number in enumerate(_numbers(folder)):
+        path = folder / f"{number:06d}.json"
+        remedy = "restore it from a copy, or write the store anew"
+        if number != expected:
+            raise StoreDamagedError(f"plan of blocks: {folder}/{expected:06d}.json is missing; {remedy}")
+        content: dict[str, Any] = unseal(path, "plan of blocks", remedy)
+        if content.get("first_block") != len(blocks):
+            raise StoreDamagedError(f"plan of blocks: {path} does not continue the part before it; {remedy}")
+        blocks += cut_blocks(content["image_ids"], len(blocks), block_size)
+    return blocks
+
+
+def cut_blocks(image_ids: Sequence[str], first_block: int, block_size: int) -> list[Block]:
+    """Cut images into blocks, the last perhaps partial; a pure function of its arguments."""
+    return [
+        Block(
+            index=first_block + number,
+            start_row=(first_block + number) * block_size,
+            image_ids=tuple(image_ids[start : start + block_size]),
+        )
+        for number, start in enumerate(range(0, len(image_ids), block_size))
+    ]
+
+
+class WriterLock:
+    """Held by the one process that may write a store; the system frees it when that process dies."""
+
+    def __init__(self, store: Path) -> None:
+        """Take the lock.
+
+        Errors: `StoreLockedError` naming the process that holds it; `UsageError` where the store cannot be written.
+        """
+        path = store / LEDGER / "lock"
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(
+                f"{store} cannot be opened for writing: {error.strerror}; choose a place you may write to"
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+            os.close(self._descriptor)
+            raise StoreLockedError(
+                f"{store} is being written by {holder}; wait until it is done, or stop it first"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock up; again is harmless."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _numbers(folder: Path) -> list[int]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
