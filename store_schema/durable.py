@@ -21,21 +21,23 @@ from store_schema.fingerprint import canonical_json
 
 PARTIAL_SUFFIX = ".partial"
 
+Bytes = NDArray[np.uint8]
 
-def crc32c(data: bytes | NDArray[np.uint8]) -> int:
+
+def crc32c(data: bytes | Bytes) -> int:
     """CRC-32C (Castagnoli) of contiguous bytes."""
     return int(google_crc32c.value(data))
 
 
-def replace_file(path: Path, data: bytes | NDArray[np.uint8], what: str) -> None:
+def replace_file(path: Path, data: bytes | Bytes, what: str) -> None:
     """Write a file whole and flush it, in place of what was there; `sync_folder` makes its name durable too.
 
     Errors: `StoreError` that names `what`, the path and the system's reason; nothing is left half written.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    rest = memoryview(data) if isinstance(data, bytes) else data.data
     try:
         with partial.open("wb", buffering=0) as file:
-            rest = memoryview(data).cast("B")
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
@@ -43,10 +45,9 @@ def replace_file(path: Path, data: bytes | NDArray[np.uint8], what: str) -> None
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        size = memoryview(data).nbytes
         raise StoreError(
-            f"{what}: cannot write the {size} bytes of {path}: {error.strerror or error}; finished blocks are kept: "
-            "when the cause is removed, run the same command again"
+            f"{what}: cannot write the {len(data)} bytes of {path}: {error.strerror or error}; finished blocks are "
+            "kept: when the cause is removed, run the same command again"
         ) from error
 
 
@@ -86,4 +87,4 @@ def unseal(path: Path, what: str, remedy: str) -> dict[str, Any]:
         raise StoreDamagedError(f"{what}: {path} cannot be read ({error}); {remedy}") from error
     if not whole:
         raise StoreDamagedError(f"{what}: the bytes of {path} have changed since it was written; {remedy}")
-    return content
+    return dict(content)

@@ -7,7 +7,6 @@ a path or a machine's name.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 
 def canonical_json(value: object) -> str:

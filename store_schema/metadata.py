@@ -5,7 +5,7 @@ The metadata is written once, when the store is made, as attributes of the root 
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
@@ -186,10 +186,10 @@ def _as_json(name: str, value: object) -> dict[str, Any]:
     return plain
 
 
-def _as_names(name: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"store metadata: {name} must be a sequence of texts, got {_shorten(value)}")
+def _as_names(name: str, value: Iterable[str]) -> tuple[str, ...]:
     names = tuple(value)
+    if isinstance(value, str) or not all(isinstance(item, str) for item in names):
+        raise ConfigError(f"store metadata: {name} must be a sequence of texts, got {_shorten(value)}")
     if len(names) > NO_LABEL:
         raise ConfigError(f"store metadata: {name} holds {len(names)} names, at most {NO_LABEL} fit")
     return names

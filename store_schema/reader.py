@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from store_schema.block_files import BlockFiles, Verify
 from store_schema.errors import StoreDamagedError, StoreError, StoreMismatchError, UsageError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
+RowsLike = NDArray[np.int64] | Sequence[int]
 
 
 class RegionStore:
@@ -167,22 +168,22 @@ class RegionStore:
             raise StoreError(f"{self.path}: row {row} holds no picture")
         return self.image_ids[place]
 
-    def num_regions(self, rows: ArrayLike) -> NDArray[np.int64]:
+    def num_regions(self, rows: RowsLike) -> NDArray[np.int64]:
         """[len(rows)] int64, regions of each picture, 0 to K."""
         return self._whole("num_regions")[rows].astype(np.int64)
 
-    def sizes(self, rows: ArrayLike) -> NDArray[np.float32]:
+    def sizes(self, rows: RowsLike) -> NDArray[np.float32]:
         """[len(rows), 2] float32, width and height of each picture in pixels."""
         return self._all_sizes[rows]
 
-    def boxes(self, rows: ArrayLike) -> NDArray[np.float32]:
+    def boxes(self, rows: RowsLike) -> NDArray[np.float32]:
         """[len(rows), K, 4] float32, xyxy in pixels, zero in padded slots."""
         places = np.asarray(rows, np.int64)
         out = np.empty((len(places), self.metadata.max_regions, 4), np.float32)
         self._gather("boxes", places, out)
         return out
 
-    def feature_views(self, rows: ArrayLike) -> list[NDArray[Any]]:
+    def feature_views(self, rows: RowsLike) -> list[NDArray[Any]]:
         """For each row its features [n, D], n its number of regions, read-only.
 
         Views of the mapped file, without a copy, for pictures that lie in one chunk: all of a store of fixed k. Where
@@ -197,7 +198,7 @@ class RegionStore:
                 views.append(np.concatenate(pieces) if pieces else self._no_features)
         return views
 
-    def feature_pieces(self, rows: ArrayLike) -> list[tuple[int, int, NDArray[Any]]]:
+    def feature_pieces(self, rows: RowsLike) -> list[tuple[int, int, NDArray[Any]]]:
         """Every stored chunk of these rows: (place in `rows`, its first region, features [m, D] read-only).
 
         Copy each to `batch[place, first : first + m]`; what lies behind a picture's last region is not touched.
@@ -210,7 +211,7 @@ class RegionStore:
                 first += len(piece)
         return result
 
-    def will_need(self, rows: ArrayLike) -> None:
+    def will_need(self, rows: RowsLike) -> None:
         """Ask the system to read these rows' features from the disk in the background.
 
         A store in cold pages is read about eight times faster when a whole batch is asked for at once; where the
@@ -220,7 +221,7 @@ class RegionStore:
         for row in np.asarray(rows, np.int64).tolist():
             self._source.will_need(*divmod(row, size))
 
-    def read_rows(self, rows: ArrayLike, out: RegionArrays | None = None) -> RegionArrays:
+    def read_rows(self, rows: RowsLike, out: RegionArrays | None = None) -> RegionArrays:
         """Copy the regions of these rows into one padded batch.
 
         Args:
@@ -336,7 +337,7 @@ class RegionStore:
     def _no_features(self) -> NDArray[Any]:
         return np.zeros((0, self.metadata.feature_dim), self.metadata.feature_dtype)
 
-    def _pieces(self, rows: ArrayLike) -> list[list[NDArray[Any]]]:
+    def _pieces(self, rows: RowsLike) -> list[list[NDArray[Any]]]:
         size = self.metadata.block_size
         places = np.asarray(rows, np.int64)
         nums = self._whole("num_regions")[places]

@@ -71,11 +71,13 @@ def check_array(store: Path, spec: ArraySpec, codec: Codec) -> tuple[int, ...]:
                 f"{expected[key]!r}; restore the file from a copy"
             )
     shape = document.get("shape")
-    fixed = slice(1, 1 if spec.name == "image_id_utf8" else None)
-    whole = (
-        isinstance(shape, list) and len(shape) == len(spec.dims) and all(type(size) is int for size in shape)
-    )
-    if not whole or tuple(shape[fixed]) != spec.row_shape[: len(shape[fixed])]:
+    rest = list(spec.row_shape)
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 1 + len(rest)
+        and all(type(size) is int and size >= 0 for size in shape)
+        and (shape[1:] == rest or spec.name == "image_id_utf8")
+    ):
         raise StoreDamagedError(
             f"array {spec.name}: {path} has shape {shape!r}, expected any number of images by "
             f"{list(spec.row_shape)}; restore the file from a copy"

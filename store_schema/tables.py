@@ -127,7 +127,7 @@ def read_table(folder: str | Path, name: TableName) -> pd.DataFrame:
             f"table {name!r} expected at {path}, but {found}; make it with 'butd scenes' or 'butd prepare'"
         )
     try:
-        frame = pq.read_table(path).to_pandas()
+        frame: pd.DataFrame = pq.read_table(path).to_pandas()
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({error}); write it again") from error
     _check(frame, name, path)
