@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from stage1_detect.config import DetectorConfig
+from stage1_detect.pooling import separable_roi_align
+
+SEPARABLE_MAX_CELLS = 64 * 64
+"""Maps up to this size are pooled by matrix products on the CPU, larger ones by torchvision."""
 
 
 class RegionOutputs(NamedTuple):
@@ -70,12 +74,15 @@ class RegionHead(nn.Module):
 
     def pool(self, region_map: Tensor, boxes: list[Tensor]) -> Tensor:
         """[n, c, s, s] from each picture's boxes [P, 4] in network pixels."""
-        size, scale = self.config.pooler_size, 1 / self.stride
-        region_map = region_map.contiguous()
+        size, scale, sampling = self.config.pooler_size, 1 / self.stride, self.config.pooler_sampling
+        small = region_map.shape[2] * region_map.shape[3] <= SEPARABLE_MAX_CELLS
         if self.config.pooler == "roi_pool":
-            pooled: Tensor = roi_pool(region_map, boxes, size, scale)
+            pooled: Tensor = roi_pool(region_map.contiguous(), boxes, size, scale)
+        elif small and region_map.device.type == "cpu":
+            maps = zip(region_map, boxes, strict=True)
+            pooled = torch.cat([separable_roi_align(m, b, size, scale, sampling) for m, b in maps])
         else:
-            pooled = roi_align(region_map, boxes, size, scale, self.config.pooler_sampling, aligned=True)
+            pooled = roi_align(region_map.contiguous(), boxes, size, scale, sampling, aligned=True)
         return pooled
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
