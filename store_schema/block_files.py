@@ -29,6 +29,8 @@ class OpenShard:
     """One block's features: where each chunk lies and which were checked already."""
 
     data: Bytes
+    address: int
+    """Of `data` in memory."""
     starts: list[int]
     """By image and group in one list: start of the chunk in the file, -1 where it is not stored."""
     lengths: list[int]
@@ -128,7 +130,7 @@ class BlockFiles:
         ]
         if stored:
             start = min(start for start, _ in stored)
-            mapping.will_need(shard.data, start, max(start + size for start, size in stored) - start)
+            mapping.will_need(shard.address + start, max(start + size for start, size in stored) - start)
 
     def _chunk(self, shard: OpenShard, block: int, number: int, num_regions: int) -> NDArray[Any]:
         if not shard.checked[number]:
@@ -174,6 +176,7 @@ class BlockFiles:
             raise self._damaged(block, spec.name, f"{spec.chunk_key(block)}: {error}") from error
         shard = OpenShard(
             data=data,
+            address=data.ctypes.data,
             starts=index.offsets.ravel().tolist(),
             lengths=index.lengths.ravel().tolist(),
             checked=bytearray(index.offsets.size),

@@ -8,7 +8,9 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +31,63 @@ def crc32c(data: bytes | Bytes) -> int:
     return int(google_crc32c.value(data))
 
 
-def replace_file(path: Path, data: bytes | Bytes, what: str) -> None:
-    """Write a file whole and flush it, in place of what was there; `sync_folder` makes its name durable too.
+@dataclass(frozen=True, eq=False)
+class NewFile:
+    """A file to be written whole, and what it is, for messages."""
 
-    Errors: `StoreError` that names `what`, the path and the system's reason; nothing is left half written.
+    path: Path
+    data: bytes | Bytes
+    what: str
+
+
+def replace_files(files: Iterable[NewFile]) -> None:
+    """Write files in place of what was there, then rename them into place in the order given, then return.
+
+    All are flushed before the first is renamed, and the folders before this returns. The flushes run side by side,
+    which lets the file system join them (ext4: 24 of them in a block took 110 ms one by one).
+
+    Errors: `StoreError` naming the file that cannot be written and the system's reason; no file is half written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-    rest = memoryview(data) if isinstance(data, bytes) else data.data
+    partials: list[tuple[Path, NewFile]] = []
+    file: NewFile | None = None
     try:
-        with partial.open("wb", buffering=0) as file:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        partial.replace(path)
+        for file in files:
+            token = f"{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+            partials.append((file.path.with_name(f"{file.path.name}.{token}"), file))
+            _write(*partials[-1])
+        with ThreadPoolExecutor(max_workers=max(1, min(16, len(partials)))) as pool:
+            list(pool.map(_flush, [partial for partial, _ in partials]))
+            for partial, file in partials:
+                partial.replace(file.path)
+            list(pool.map(_flush, {file.path.parent for _, file in partials}))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        for partial, _ in partials:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+        where = (
+            f"{file.what}: cannot write the {len(file.data)} bytes of {file.path}" if file else "cannot write"
+        )
         raise StoreError(
-            f"{what}: cannot write the {len(data)} bytes of {path}: {error.strerror or error}; finished blocks are "
-            "kept: when the cause is removed, run the same command again"
+            f"{where}: {error.strerror or error}; finished blocks are kept: when the cause is removed, run the same "
+            "command again"
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder, so that renames within it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def replace_file(path: Path, data: bytes | Bytes, what: str) -> None:
+    """`replace_files` of a single one."""
+    replace_files([NewFile(path, data, what)])
+
+
+def _write(partial: Path, file: NewFile) -> None:
+    rest = memoryview(file.data) if isinstance(file.data, bytes) else file.data.data
+    with partial.open("wb", buffering=0) as stream:
+        while rest:
+            rest = rest[stream.write(rest) :]
+
+
+def _flush(path: Path) -> None:
+    """Bring a file's bytes, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store_schema.durable import replace_file, seal, sync_folder, unseal
+from store_schema.durable import replace_file, seal, unseal
 from store_schema.errors import StoreDamagedError, StoreLockedError, UsageError
 from store_schema.layout import SCHEMA_VERSION
 from store_schema.records import Block, Receipt
@@ -62,9 +62,7 @@ def write_record(store: Path, block: Block, receipt: Receipt, detector: str) -> 
         "problem_rows": [rows[problem.image_id] for problem in receipt.problems],
         **receipt.to_json(),
     }
-    path = record_path(store, block.index)
-    replace_file(path, seal(content), f"block {block.index}, commit record")
-    sync_folder(path.parent)
+    replace_file(record_path(store, block.index), seal(content), f"block {block.index}, commit record")
 
 
 def read_record(store: Path, block: int) -> BlockRecord:
@@ -100,7 +98,6 @@ def append_plan(store: Path, first_block: int, image_ids: Sequence[str]) -> None
     number = len(_numbers(folder))
     content = {"schema_version": SCHEMA_VERSION, "first_block": first_block, "image_ids": list(image_ids)}
     replace_file(folder / f"{number:06d}.json", seal(content), "plan of blocks")
-    sync_folder(folder)
 
 
 def read_plan(store: Path, block_size: int) -> list[Block]:

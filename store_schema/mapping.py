@@ -54,8 +54,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     return np.asarray(_Mapping(path))
 
 
-def will_need(data: NDArray[np.uint8], start: int, length: int) -> None:
-    """Ask the system to read a range of a mapped file now, in the background."""
-    address = data.ctypes.data + start
+def will_need(address: int, length: int) -> None:
+    """Ask the system to read a range of a mapped file now, in the background; `address` is in memory."""
     first = address - address % mmap.PAGESIZE
     _libc.madvise(first, address + length - first, _MADV_WILLNEED)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from store_schema.durable import replace_file, sync_folder
+from store_schema.durable import NewFile, replace_file, replace_files
 from store_schema.errors import StoreDamagedError, StoreNotFoundError
 from store_schema.layout import ROOT_ATTRIBUTE, ArraySpec, Codec
 from store_schema.metadata import StoreMetadata
@@ -41,17 +41,21 @@ def write_root(store: Path, metadata: StoreMetadata) -> None:
     if not path.is_file():
         content = {"zarr_format": 3, "node_type": "group", "attributes": {ROOT_ATTRIBUTE: metadata.to_json()}}
         replace_file(path, _as_bytes(content), "the store's metadata")
-        sync_folder(store)
 
 
 def write_arrays(store: Path, metadata: StoreMetadata, num_rows: int, id_bytes: int) -> None:
     """Give every array its length; files that say so already are left alone."""
-    for spec in metadata.arrays(id_bytes).values():
-        path = store / spec.name / DOCUMENT
-        data = _as_bytes(spec.zarr_json(num_rows, metadata.codec))
-        if not path.is_file() or path.read_bytes() != data:
-            replace_file(path, data, f"array {spec.name}, description")
-            sync_folder(path.parent)
+    documents = [
+        NewFile(
+            store / spec.name / DOCUMENT,
+            _as_bytes(spec.zarr_json(num_rows, metadata.codec)),
+            f"array {spec.name}, description",
+        )
+        for spec in metadata.arrays(id_bytes).values()
+    ]
+    replace_files(
+        file for file in documents if not file.path.is_file() or file.path.read_bytes() != file.data
+    )
 
 
 def check_array(store: Path, spec: ArraySpec, codec: Codec) -> tuple[int, ...]:

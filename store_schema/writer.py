@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store_schema.durable import PARTIAL_SUFFIX, crc32c, remove_partials, replace_file, sync_folder
+from store_schema.durable import PARTIAL_SUFFIX, NewFile, crc32c, remove_partials, replace_files
 from store_schema.errors import StoreDamagedError, StoreError, StoreMismatchError, UsageError
 from store_schema.layout import ID_CHUNK_BYTES, MAX_ID_BYTES, ArraySpec
 from store_schema.ledger import (
@@ -150,11 +150,13 @@ def write_block(
     path = Path(path)
     _check_items(block, items, metadata)
     stamps: dict[str, FileStamp] = {}
-    for array, key, data in _encode_block(metadata, block, items):
-        name = f"{array}/{key}"
-        replace_file(path / name, data, f"block {block.index}, {array}")
-        sync_folder(path / array)
-        stamps[name] = FileStamp(num_bytes=len(data), crc32c=crc32c(data))
+
+    def files() -> Iterator[NewFile]:
+        for array, key, data in _encode_block(metadata, block, items):
+            stamps[f"{array}/{key}"] = FileStamp(num_bytes=len(data), crc32c=crc32c(data))
+            yield NewFile(path / array / key, data, f"block {block.index}, {array}")
+
+    replace_files(files())
     records = [item for item in items if isinstance(item, ImageRecord)]
     return Receipt(
         block=block.index,
