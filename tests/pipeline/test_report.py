@@ -64,7 +64,6 @@ def test_both_reports_hold_every_score_beside_its_baseline(tmp_path: Path) -> No
             "0.200",
             "80.0%",
             "40.0%",
-            "1 min 30 s",
             "12 s",
         ):
             assert value in text
