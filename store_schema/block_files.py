@@ -19,7 +19,15 @@ from store_schema.errors import StoreDamagedError
 from store_schema.layout import ArraySpec
 from store_schema.ledger import BlockRecord, record_path
 from store_schema.metadata import StoreMetadata
-from store_schema.shards import Bytes, checksum_holds, decode_chunk, decode_index, decode_values, index_bytes
+from store_schema.shards import (
+    Bytes,
+    checksum_holds,
+    decode_chunk,
+    decode_index,
+    decode_strings,
+    decode_values,
+    index_bytes,
+)
 
 Verify = Literal["first", "always", "never"]
 
@@ -93,6 +101,14 @@ class BlockFiles:
             if f"{spec.name}/{key}" in self._records[block].receipt.files:
                 matrix[:, part * part_bytes : (part + 1) * part_bytes] = self._read_plain(spec, block, key)
         return matrix
+
+    def strings(self, block: int) -> list[str]:
+        """A block of `image_id`, the identifiers as Zarr strings."""
+        spec = self._specs["image_id"]
+        try:
+            return decode_strings(self._load(block, spec, spec.chunk_key(block)), self._metadata.codec)
+        except ValueError as error:
+            raise self._damaged(block, spec.name, str(error)) from error
 
     def id_width(self) -> int:
         """Bytes of the widest block of identifiers."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from store_schema.durable import replace_file, seal, unseal
-from store_schema.errors import StoreDamagedError, StoreLockedError, UsageError
+from store_schema.errors import StoreDamagedError, StoreLockedError, StoreMismatchError, UsageError
 from store_schema.layout import SCHEMA_VERSION
+from store_schema.metadata import StoreMetadata
 from store_schema.records import Block, Receipt
 
 LEDGER = Path("num_regions/.butd")
@@ -85,6 +86,26 @@ def read_record(store: Path, block: int) -> BlockRecord:
     if record.index != block:
         raise StoreDamagedError(f"{what}: {path} is the record of block {record.index}; {remedy}")
     return record
+
+
+def check_record(store: Path, record: BlockRecord, metadata: StoreMetadata) -> None:
+    """Hold a record against the store's metadata.
+
+    Errors: `StoreMismatchError` where another detector made the block, `StoreDamagedError` where its rows cannot be.
+    """
+    path = record_path(store, record.index)
+    if record.detector != metadata.detector["fingerprint"]:
+        raise StoreMismatchError(
+            f"{store}: block {record.index} was made by detector {record.detector}, the store is of "
+            f"{metadata.detector['fingerprint']}; delete {path} and run the job again"
+        )
+    first, size = record.index * metadata.block_size, metadata.block_size
+    rows_fit = record.start_row == first and 0 < record.num_rows <= size
+    if not rows_fit or not all(first <= row < first + record.num_rows for row in record.problem_rows):
+        raise StoreDamagedError(
+            f"block {record.index}, commit record: {record.num_rows} rows from {record.start_row} with problems at "
+            f"{list(record.problem_rows)} do not fit blocks of {size}; delete {path} and run the job again"
+        )
 
 
 def finished_blocks(store: Path) -> list[int]:

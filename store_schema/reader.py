@@ -23,7 +23,7 @@ from store_schema.errors import StoreDamagedError, StoreError, StoreMismatchErro
 from store_schema.fingerprint import fingerprint
 from store_schema.image_index import ImageIds
 from store_schema.layout import NOT_WRITTEN
-from store_schema.ledger import BlockRecord, finished_blocks, ledger_folder, read_record, record_path
+from store_schema.ledger import BlockRecord, check_record, finished_blocks, ledger_folder, read_record
 from store_schema.metadata import StoreMetadata
 from store_schema.records import ImageRecord, Problem, RegionArrays
 from store_schema.root import check_array, read_metadata
@@ -78,7 +78,9 @@ class RegionStore:
             logger.info("%s has no records of finished blocks: read through zarr, without their checks", path)
             return cls(path, metadata, None, ZarrArrays(path, metadata), (verify, mmap))
         records = {block: read_record(path, block) for block in finished_blocks(path)}
-        _check_records(path, metadata, records)
+        for record in records.values():
+            check_record(path, record, metadata)
+        _check_arrays(path, metadata, records)
         files = BlockFiles(path, metadata, records, verify, mmap)
         files.check_sizes()
         return cls(path, metadata, records, files, (verify, mmap))
@@ -380,8 +382,8 @@ def _reopen(path: Path, verify: Verify, mmap: bool) -> RegionStore:
     return RegionStore.open(path, verify=verify, mmap=mmap)
 
 
-def _check_records(path: Path, metadata: StoreMetadata, records: dict[int, BlockRecord]) -> None:
-    """Hold the records against the metadata and the arrays' lengths."""
+def _check_arrays(path: Path, metadata: StoreMetadata, records: dict[int, BlockRecord]) -> None:
+    """Make sure that every array lies as the metadata asks and is long enough for the finished blocks."""
     end = max((record.start_row + record.num_rows for record in records.values()), default=0)
     for spec in metadata.arrays().values():
         num_rows = check_array(path, spec, metadata.codec)[0]
@@ -389,15 +391,4 @@ def _check_records(path: Path, metadata: StoreMetadata, records: dict[int, Block
             raise StoreDamagedError(
                 f"{path}: array {spec.name} has {num_rows} rows, finished blocks reach to {end}; run the job that "
                 "wrote the store again: it corrects the length"
-            )
-    for record in records.values():
-        if record.detector != metadata.detector["fingerprint"]:
-            raise StoreMismatchError(
-                f"{path}: block {record.index} was made by detector {record.detector}, the store is of "
-                f"{metadata.detector['fingerprint']}; delete {record_path(path, record.index)} and run the job again"
-            )
-        if record.start_row != record.index * metadata.block_size or record.num_rows > metadata.block_size:
-            raise StoreDamagedError(
-                f"{path}: block {record.index}, commit record: {record.num_rows} rows from {record.start_row} do not "
-                f"fit blocks of {metadata.block_size}; delete {record_path(path, record.index)} and run the job again"
             )

@@ -50,6 +50,20 @@ def decode_chunk(data: Bytes, spec: ArraySpec, codec: Codec) -> NDArray[Any]:
     return decode_values(data, spec.dtype, spec.chunk_shape, codec)
 
 
+def decode_strings(data: Bytes, codec: Codec) -> list[str]:
+    """What `encode_strings` was given. Errors: `ValueError` where it is cut short or is not UTF-8."""
+    body = data[:-CHECKSUM_BYTES]
+    text = (_decompress(body) if codec == "zstd" else body).tobytes()
+    values, start = [], 4
+    for _ in range(int.from_bytes(text[:4], "little")):
+        end = start + 4 + int.from_bytes(text[start : start + 4], "little")
+        if end > len(text):
+            raise ValueError("it is cut short")
+        values.append(text[start + 4 : end].decode())
+        start = end
+    return values
+
+
 def checksum_holds(chunk: Bytes) -> bool:
     """Whether the last four bytes are the CRC-32C of those before."""
     stored = int.from_bytes(chunk[-CHECKSUM_BYTES:].tobytes(), "little")
