@@ -70,23 +70,28 @@ class AdditiveAttention(nn.Module):
         projected: Tensor = self.region(regions)
         return projected
 
+    def weigh(self, projected: Tensor, mask: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every region for every query: logits and weights, both [B, Q, K] and 0 at padded slots.
+
+        Args:
+            projected: [B, K, A], from `project`.
+            mask: [B, K] bool, True where a region is real.
+            query: [B, Q, H] float.
+        """
+        mask = mask.unsqueeze(1)  # [B, 1, K]
+        hidden = torch.tanh(projected.unsqueeze(1) + self.query(query).unsqueeze(2))  # [B, Q, K, A]
+        logits = self.score(hidden).squeeze(-1).masked_fill(~mask, 0.0)
+        return logits, normalise_logits(logits, mask, self.normalise)
+
     def forward(self, regions: Tensor, projected: Tensor, mask: Tensor, query: Tensor) -> Attention:
         """Let every query look at its picture.
 
         Args:
-            regions: [B, K, D] float.
-            projected: [B, K, A], from `project`.
-            mask: [B, K] bool, True where a region is real.
+            regions: [B, K, D] float, zero at padded slots. projected, mask: as for `weigh`.
             query: [B, Q, H] or [B, H] float.
         """
-        single = query.dim() == 2
-        if single:
-            query = query.unsqueeze(1)
-        mask = mask.unsqueeze(1)  # [B, 1, K]
-        hidden = torch.tanh(projected.unsqueeze(1) + self.query(query).unsqueeze(2))  # [B, Q, K, A]
-        logits = self.score(hidden).squeeze(-1).masked_fill(~mask, 0.0)  # [B, Q, K]
-        weights = normalise_logits(logits, mask, self.normalise)
+        logits, weights = self.weigh(projected, mask, query if query.dim() == 3 else query.unsqueeze(1))
         attended = torch.bmm(weights, regions)  # [B, Q, D]
-        if single:
+        if query.dim() == 2:
             return Attention(attended.squeeze(1), logits.squeeze(1), weights.squeeze(1))
         return Attention(attended, logits, weights)

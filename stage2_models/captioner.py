@@ -10,6 +10,7 @@ Legend: B pictures, Q captions of each, K region slots, D feature, T steps, E wo
 A attention, V words. Gates lie in the order input, forget, output, cell: one sigmoid serves the first three.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_models.attention import AdditiveAttention, Attention
+from stage2_models.attention import AdditiveAttention
+from stage2_models.recurrence import RecurrentProduct, WeightedRegions, lstm_cell, weighted_gates
 from stage2_models.regions import RegionInput, mean_over_regions
 from store_schema.errors import ConfigError
 
@@ -166,67 +168,73 @@ class Captioner(nn.Module):
         return DecoderState(zeros, zeros, zeros, zeros)
 
     def step(
-        self, encoded: EncodedRegions, gates: Tensor, state: DecoderState
-    ) -> tuple[DecoderState, Attention]:
-        """Go on by one word.
+        self, encoded: EncodedRegions, word_gates: Tensor, state: DecoderState
+    ) -> tuple[DecoderState, Tensor]:
+        """Go on by one word, as decoding does.
 
         Args:
             encoded: B pictures.
-            gates: [B * Q, 4H], the words' gates plus the pictures' `mean_gates`; Q sequences a picture, side by side.
-            state: of the B * Q sequences.
+            word_gates: [Q * B, 4H], from `gates_of_words`: the first captions of all pictures, then the second...
+            state: of the Q * B sequences, in the same order.
 
         Returns:
-            The new state, whose `language_hidden` goes to `classifier` (through dropout in training), and the
-            attention [B, Q, ...] that led to it; `attended` is the attended region's part of the language gates.
+            The new state, whose `language_hidden` goes to `logits`, and the attention weights [B, Q, K] behind it.
         """
-        hidden, cell, language_hidden, language_cell = state
-        pictures = encoded.mask.shape[0]
-        gates = torch.addmm(
-            gates, torch.cat([hidden, language_hidden], 1), self.attention_recurrence.weight.t()
-        )
-        hidden, cell = lstm_cell(gates, cell)
-        query = hidden.view(pictures, -1, self.hidden_dim)  # [B, Q, H]
-        seen = self.attention(encoded.gates, encoded.attention, encoded.mask, query)
-        gates = self.language_recurrence(torch.cat([hidden, language_hidden], 1))
-        gates = gates + seen.attended.reshape(gates.shape)
-        language_hidden, language_cell = lstm_cell(gates, language_cell)
+        gates = word_gates.view(-1, *encoded.mean_gates.shape) + encoded.mean_gates  # [Q, B, 4H]
+        inputs = torch.cat([state.attention_hidden, state.language_hidden], 1)
+        gates = torch.addmm(gates.flatten(0, 1), inputs, self.attention_recurrence.weight.t())
+        hidden, cell = lstm_cell(gates, state.attention_cell)
+        seen = self._attend(encoded, hidden)
+        inputs = torch.cat([hidden, state.language_hidden], 1)
+        gates = self.language_recurrence(inputs) + weighted_gates(seen, encoded.gates)
+        language_hidden, language_cell = lstm_cell(gates, state.language_cell)
         return DecoderState(hidden, cell, language_hidden, language_cell), seen
 
-    def forward(self, encoded: EncodedRegions, token_ids: Tensor) -> Tensor:
-        """Read given captions (teacher forcing) and give the language LSTM's outputs, before `classifier`.
+    def _attend(self, encoded: EncodedRegions, hidden: Tensor) -> Tensor:
+        query = hidden.view(-1, len(encoded.mask), self.hidden_dim).transpose(0, 1)  # [B, Q, H]
+        _, weights = self.attention.weigh(encoded.attention, encoded.mask, query)
+        return weights
+
+    def forward(self, encoded: EncodedRegions, token_ids: Tensor, captions_per_step: Sequence[int]) -> Tensor:
+        """Read given captions (teacher forcing) and give the language LSTM's outputs, before `logits`.
 
         Args:
             encoded: B pictures.
-            token_ids: [B, Q, T], the words read at each step, beginning with bos; any word where padded.
+            token_ids: [S, B], the words read, beginning with bos: step by step, within a step caption by caption.
+                See `CaptionTokens`.
+            captions_per_step: how many captions are still read at each step, never rising; their sum is S.
 
         Returns:
-            [T, B * Q, H], dropout applied. Time first, since each step's rows then lie together; logits are
-            computed afterwards for all steps at once, or only for the real tokens (`caption_loss`).
+            [S * B, H] in the same order, dropout applied.
         """
-        pictures, captions, steps = token_ids.shape
-        ordered = token_ids.permute(2, 0, 1)  # [T, B, Q]
-        gates = self.gates_of_words(ordered) + encoded.mean_gates.unsqueeze(1)  # [T, B, Q, 4H]
-        gates = gates.view(steps, pictures * captions, -1)
-        state = self.initial_state(pictures * captions, gates)
+        pictures = len(encoded.mask)
+        gates = (self.gates_of_words(token_ids) + encoded.mean_gates).flatten(0, 1)  # [S * B, 4H]
+        attention_lstm = RecurrentProduct(gates, self.attention_recurrence.weight)
+        gates = self.language_recurrence.bias.expand(gates.shape)
+        language_lstm = RecurrentProduct(gates, self.language_recurrence.weight)
+        attended = WeightedRegions(language_lstm.gates, encoded.gates)
+        sizes = [count * pictures for count in captions_per_step]
+        hidden, cell, language_hidden, language_cell = self.initial_state(sizes[0], gates)
         outputs = []
-        for step_gates in gates.unbind(0):
-            state, _ = self.step(encoded, step_gates, state)
-            outputs.append(state.language_hidden)
-        hidden: Tensor = self.dropout(torch.stack(outputs))
-        return hidden
+        for gates, language_gates in zip(
+            torch.split(attention_lstm.gates, sizes), torch.split(attended.gates, sizes), strict=True
+        ):
+            alive = len(gates)
+            hidden, cell = hidden[:alive], cell[:alive]
+            language_hidden, language_cell = language_hidden[:alive], language_cell[:alive]
+            gates = attention_lstm.step(gates, torch.cat([hidden, language_hidden], 1))
+            hidden, cell = lstm_cell(gates, cell)
+            language_gates = language_gates + attended.step(self._attend(encoded, hidden))
+            gates = language_lstm.step(language_gates, torch.cat([hidden, language_hidden], 1))
+            language_hidden, language_cell = lstm_cell(gates, language_cell)
+            outputs.append(language_hidden)
+        result: Tensor = self.dropout(torch.cat(outputs))
+        return result
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn outputs [..., H] into word logits [..., V]."""
         logits: Tensor = self.classifier(hidden)
         return logits
-
-
-def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Give hidden and cell state [N, H] after the gates [N, 4H], in the order input, forget, output, cell."""
-    size = cell.shape[1]
-    opened = gates[:, : 3 * size].sigmoid()
-    cell = opened[:, size : 2 * size] * cell + opened[:, :size] * gates[:, 3 * size :].tanh()
-    return opened[:, 2 * size :] * cell.tanh(), cell
 
 
 def build_captioner(config: CaptionerConfig, *, feature_dim: int, vocabulary_size: int) -> Captioner:

@@ -114,11 +114,11 @@ class _Search:
         self.word_gates = (
             model.gates_of_words(torch.arange(len(vocabulary), device=device)) if every else None
         )
-        self.first_beam = torch.arange(self.pictures, device=device).unsqueeze(1) * beams  # [B, 1]
-        self.mean_gates = encoded.mean_gates.repeat_interleave(beams, 0)  # [B * W, 4H]
-        self.state: DecoderState = model.initial_state(self.pictures * beams, self.mean_gates)
+        self.picture_rows = torch.arange(self.pictures, device=device).unsqueeze(1)  # [B, 1]
+        # Sequences lie beam by beam, all pictures of a beam together: row = beam * B + picture.
+        self.state: DecoderState = model.initial_state(beams * self.pictures, encoded.mean_gates)
         # Only the first beam is alive at the start, else all beams would carry the same caption.
-        self.alive = self.mean_gates.new_full((self.pictures, beams), -torch.inf)
+        self.alive = encoded.mean_gates.new_full((self.pictures, beams), -torch.inf)
         self.alive[:, 0] = 0.0
         self.last = torch.full((self.pictures, beams), vocabulary.bos_id, device=device)
         self.tokens: list[
@@ -133,12 +133,12 @@ class _Search:
 
     def advance(self) -> None:
         """Read the last words, and continue the best W hypotheses of each picture by one word."""
-        words = self.last.view(-1)
+        words = self.last.t().flatten()  # [W * B]
         gates = self.model.gates_of_words(words) if self.word_gates is None else self.word_gates[words]
-        gates = gates + self.mean_gates
         self.state, seen = self.model.step(self.encoded, gates, self.state)
         log_probs = self.model.logits(self.state.language_hidden).float().log_softmax(-1)
-        log_probs = log_probs.index_fill(1, self.forbidden, -torch.inf).view(self.pictures, self.beams, -1)
+        log_probs = log_probs.index_fill(1, self.forbidden, -torch.inf)
+        log_probs = log_probs.view(self.beams, self.pictures, -1).transpose(0, 1)  # [B, W, V]
         totals = (self.alive.unsqueeze(-1) + log_probs).flatten(1)  # [B, W * V]
         scores, chosen = totals.topk(self.beams, dim=1)
         parents, tokens = chosen // log_probs.shape[-1], chosen % log_probs.shape[-1]
@@ -146,11 +146,11 @@ class _Search:
         self.tokens.append(tokens)
         self.parents.append(parents)
         self.log_probs.append(log_probs.flatten(1).gather(1, chosen))
-        self.attention.append(seen.weights)
+        self.attention.append(seen)
         self.finished.append(scores.masked_fill(~ended, -torch.inf))
         self.alive = scores.masked_fill(ended, -torch.inf)
         self.last = tokens
-        self.state = self.state.select((self.first_beam + parents).view(-1))
+        self.state = self.state.select((parents * self.pictures + self.picture_rows).t().flatten())
 
     def is_decided(self) -> bool:
         """Whether no living hypothesis can still win: a sum of log-probabilities only falls."""
