@@ -1,8 +1,8 @@
 """Say what is in a store and whether it is whole; change nothing.
 
-The quick check reads descriptions, records, sizes and the indexes of shards. The full check reads every byte: checksums,
-then what the values may be (finite features, boxes inside the picture, labels among the names, each id once). Files are
-read, not mapped, so that a bad disk gives a finding and not a dead process.
+The quick check reads descriptions, records, sizes and the indexes of shards. The full check reads every byte:
+checksums, then what the values may be (finite features, boxes inside the picture, labels among the names, each id
+once). Files are read, not mapped, so that a bad disk gives a finding and not a dead process.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 from store_schema.block_files import BlockFiles
 from store_schema.durable import crc32c
-from store_schema.errors import StoreDamagedError
+from store_schema.errors import StoreDamagedError, StoreMismatchError
 from store_schema.layout import NOT_WRITTEN
 from store_schema.ledger import (
     BlockRecord,
@@ -106,7 +106,7 @@ def _verify_records(path: Path, metadata: StoreMetadata, report: VerifyReport) -
         try:
             record = read_record(path, index)
             check_record(path, record, metadata)
-        except StoreDamagedError as error:
+        except (StoreDamagedError, StoreMismatchError) as error:
             yield Finding(block=index, what=str(error))
             continue
         report.num_blocks += 1
