@@ -95,10 +95,10 @@ def build_loader(
         raise UsageError(
             f"the loader needs a list of at least one store row, got an array of shape {rows.shape}"
         )
-    if rows.min() < 0 or rows.max() >= len(store):
+    if not (readable := np.isin(rows, store.all_rows)).all():
         raise UsageError(
-            f"rows of the samples must lie in 0..{len(store) - 1}, the pictures of the store {store.path}, got "
-            f"{rows.min()}..{rows.max()}; take them from store.rows(image_ids)"
+            f"row {rows[~readable][0]} of the samples holds no picture in the store {store.path} of {len(store)} "
+            f"pictures; take the rows from store.rows(image_ids)"
         )
     if lengths is not None and np.shape(lengths) != rows.shape:
         raise UsageError(f"lengths must have one number a sample, {len(rows)}, got shape {np.shape(lengths)}")
@@ -176,6 +176,11 @@ class Loader:
         with self._closed_by_failure():
             self._running = self._stream.read([self._sample_rows[batch] for batch in batches])
         return self._loaded(batches, self._running)
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that run now, for `top` and the like."""
+        return [] if self._stream is None else self._stream.worker_pids
 
     def close(self) -> None:
         """Stop the workers and let go of the buffers. Tensors that are still held stay valid."""

@@ -1,8 +1,9 @@
 """Reads one batch from the store into a slot: the same code in the main process and in a worker.
 
-numpy copies here, not torch: one picture's regions are one piece of memory, numpy moves it at the speed of
-memcpy (side by side: numpy 0.90 of one large memcpy, torch's `copy_` 0.70), and a worker without torch
-starts in 0.3 s and 60 MB instead of 3 s and 300 MB. Legend: B pictures, K region slots, D feature size.
+numpy copies here, not torch: one picture's regions are one piece of memory, which numpy moves at the speed of
+memcpy (side by side: numpy 0.90 of one large memcpy, torch's `copy_` 0.70), and a worker without torch gives
+its first batch after 0.25 s and has 31 MB of its own, against 3 s and 300 MB. Legend: B pictures, K region
+slots, D feature size.
 """
 
 from typing import TYPE_CHECKING
@@ -46,11 +47,11 @@ def _fill(store: "RegionStore", rows: NDArray[np.int64], layout: SlotLayout, slo
     batch.num_regions[:] = counts
     batch.sizes[:] = store.sizes(rows)
     batch.boxes[:] = store.boxes(rows)[:, :num_slots]
+    for index in np.flatnonzero(counts < num_slots):
+        batch.features[index, counts[index] :] = 0
     by_place = np.argsort(rows, kind="stable")  # disks and readahead like it
-    for index, view in zip(by_place, store.feature_views(rows[by_place]), strict=True):
-        count = counts[index]
-        batch.features[index, :count] = view[:count]
-        batch.features[index, count:] = 0
+    for place, first, piece in store.feature_pieces(rows[by_place]):
+        batch.features[by_place[place], first : first + len(piece)] = piece
     return num_slots
 
 
@@ -60,7 +61,7 @@ def _naming_the_picture(store: "RegionStore", rows: NDArray[np.int64], error: Ex
     reason = str(error) if isinstance(error, ButdError) else f"{type(error).__name__}: {error}"
     for row in rows:
         try:
-            store.feature_views(rows[rows == row][:1])
+            store.feature_pieces([int(row)])
         except Exception:
             return kind(f"cannot read picture {store.image_id_of(int(row))!r} (row {row}): {reason}")
     return kind(f"cannot read a batch of {len(rows)} pictures, rows {rows.min()} to {rows.max()}: {reason}")

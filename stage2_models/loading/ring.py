@@ -94,6 +94,11 @@ class WorkerRing:
         self._ask(run)
         return self._results(run)
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.process.pid for worker in self._workers]
+
     def close(self) -> None:
         """End the workers. Tensors in the ring's memory stay valid."""
         self._stop()
@@ -128,10 +133,9 @@ class WorkerRing:
         """Wait for any worker's answer, or its death, whose sign is the end of its pipe."""
         ready = wait([worker.channel for worker in self._workers], PATIENCE_SECONDS)
         if not ready:
-            pids = [worker.process.pid for worker in self._workers]
             logger.warning(
                 "waiting for batch %s for more than %.0f s; is the disk or network file system of the store "
-                "stuck, or a worker stopped? (processes %s)", number, PATIENCE_SECONDS, pids,
+                "stuck, or a worker stopped? (processes %s)", number, PATIENCE_SECONDS, self.pids,
             )  # fmt: skip
         for worker in self._workers:
             if worker.channel not in ready:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +56,11 @@ class BatchStream:
             for rows, (slot, num_slots) in zip(batches, filled, strict=True)
         )
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers; none where this process reads by itself."""
+        return [] if self._ring is None else self._ring.pids
+
     def close(self) -> None:
         """Stop the workers."""
         if self._ring is not None:
@@ -63,7 +69,8 @@ class BatchStream:
     def _read_here(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[int, int]]:
         for number, rows in enumerate(batches):
             if number + 1 < len(batches):
-                self._store.will_need(batches[number + 1])  # the disk reads it during this batch's step
+                with suppress(ButdError):  # what is wrong with the store, `fill` says
+                    self._store.will_need(batches[number + 1])  # the disk reads it during this batch's step
             slot = self._pool.take()
             assert slot is not None  # the pool holds one slot more than are ever leased
             try:

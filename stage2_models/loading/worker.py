@@ -6,6 +6,7 @@ A worker holds no state that matters. It ends when the main process does, or clo
 import os
 import traceback
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -48,35 +49,40 @@ class Done:
 
 
 def serve(channel: "Connection[Any, Any]", parent: int) -> None:
-    """Fill slots as the main process asks, until it is gone. The first message is (store, layout, fd)."""
+    """Fill slots as the main process asks, until it closes the loader or is dead."""
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(channel, parent)
+
+
+def _serve(channel: "Connection[Any, Any]", parent: int) -> None:
     try:
         store, layout, fd = channel.recv()  # opens the store
     except Exception as error:
         reason = LoaderError(f"the store cannot be opened: {type(error).__name__}: {error}")
         channel.send(Done(ticket=NO_TICKET, slot=-1, error=reason, traceback=traceback.format_exc()))
-        return
+        while True:  # stay until that was read
+            _wait(channel, parent)
+            channel.recv()
     memory = map_slots(fd)
     os.close(fd)
     jobs: deque[Job] = deque()
     while True:
-        try:
-            while not jobs or channel.poll():
-                if jobs or _wait(channel, parent):
-                    job = channel.recv()
-                    store.will_need(job.rows)  # the disk reads it while the batch before is copied
-                    jobs.append(job)
-            job = jobs.popleft()
-            channel.send(_do(job, store, layout, slot_view(memory, layout, job.slot)))
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return  # the main process has closed the loader or is dead
+        while not jobs or channel.poll():
+            if not jobs:
+                _wait(channel, parent)
+            job = channel.recv()
+            with suppress(ButdError):  # what is wrong with the store, `fill` says
+                store.will_need(job.rows)  # the disk reads it while the batch before is copied
+            jobs.append(job)
+        job = jobs.popleft()
+        channel.send(_do(job, store, layout, slot_view(memory, layout, job.slot)))
 
 
-def _wait(channel: "Connection[Any, Any]", parent: int) -> bool:
+def _wait(channel: "Connection[Any, Any]", parent: int) -> None:
     """Wait for a message. A forked sibling may hold the pipe open, so the parent is looked for as well."""
     while not channel.poll(PARENT_CHECK_SECONDS):
         if os.getppid() != parent:
             raise EOFError
-    return True
 
 
 def _do(job: Job, store: "RegionStore", layout: SlotLayout, slot: NDArray[np.uint8]) -> Done:
