@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import config_differences, config_to_dict, read_toml
-from pipeline.training.checkpoint import (
+from pipeline.training.config import SAME_RUN_KEYS
+from pipeline.training.records import (
     NAME_PATTERN,
     CheckpointRecord,
     find_checkpoint,
     pointed_to,
     read_record,
 )
-from pipeline.training.config import SAME_RUN_KEYS
 from pipeline.training.runs import RunFolder
 from store_schema.errors import CheckpointError, InputNotFoundError, UsageError
 

@@ -5,9 +5,10 @@
                 metrics.jsonl   one record a line: {"kind": "train" | "eval", "step": ..., ...}
                 tensorboard/    event files
                 log.txt         what was logged
-                checkpoints/    see checkpoint.py
+                checkpoints/    see records.py
 
-One process writes a run folder at a time: it holds a lock on `.lock`, which dies with it.
+One process writes a run folder at a time: it holds a lock on `.lock`, which dies with it. Light: torch and
+pandas are imported by what needs them.
 """
 
 import contextlib
@@ -23,13 +24,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
-
 from pipeline.config import config_to_toml, read_toml
-from pipeline.training.checkpoint import clean_up, pointed_to, read_record, write_json
+from pipeline.training.records import clean_up, pointed_to, read_record, write_json
 from store_schema.errors import ButdError, CheckpointError, InputNotFoundError, UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch.utils.tensorboard import SummaryWriter
 
 _PACKAGES = ("butd", "torch", "numpy", "safetensors")
@@ -146,13 +146,15 @@ class RunFolder:
         return self._tensorboard
 
 
-def list_runs(folder: Path) -> pd.DataFrame:
+def list_runs(folder: Path) -> "pd.DataFrame":
     """One row for each run in a folder, by name.
 
     Columns: name, task, status (running, finished, stopped, interrupted, failed, killed, new), step, epoch,
     metric, best (value), best_step, seconds (of training), parent (checkpoint, or empty), changes (against the
     parent), started. A folder that cannot be read as a run is left out.
     """
+    import pandas as pd
+
     if not folder.is_dir():
         raise InputNotFoundError(f"there is no folder of runs {folder}")
     rows = [_describe_run(path.parent) for path in sorted(folder.glob("*/run.json"))]
@@ -160,8 +162,10 @@ def list_runs(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "parent", "changes", "started"])
 
 
-def read_metrics(run: Path, kind: str) -> pd.DataFrame:
+def read_metrics(run: Path, kind: str) -> "pd.DataFrame":
     """The records of one kind ("train" or "eval") in a run's metrics.jsonl, a row each."""
+    import pandas as pd
+
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise InputNotFoundError(f"there is no {path}: {run} is not a run, or has not logged yet")
