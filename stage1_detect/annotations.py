@@ -92,7 +92,7 @@ def read_annotations(
     object_vocabulary = _vocabulary(objects["object"], object_names, "object", split)
     attribute_vocabulary = _vocabulary(attributes["attribute"], attribute_names, "attribute", split)
     root = Path(images_root) if images_root is not None else Path(tables)
-    coco_ids = images["coco_id"].dropna() if "coco_id" in images.columns else []
+    coco_ids = images["coco_id"].dropna().tolist() if "coco_id" in images.columns else []
     return AnnotatedImages(
         image_ids=tuple(images["image_id"]),
         paths=tuple(root / path for path in images["path"]),
@@ -102,9 +102,9 @@ def read_annotations(
         attribute_names=attribute_vocabulary,
         num_known_objects=len(object_vocabulary) if object_names is None else len(object_names),
         num_known_attributes=len(attribute_vocabulary) if attribute_names is None else len(attribute_names),
-        boxes=objects[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float32),
-        object_ids=objects["object"].map(_places(object_vocabulary)).to_numpy(dtype=np.int64),
-        crowd=objects["crowd"].to_numpy(dtype=bool),
+        boxes=objects[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float32, copy=True),
+        object_ids=np.array(objects["object"].map(_places(object_vocabulary)), dtype=np.int64),
+        crowd=objects["crowd"].to_numpy(dtype=bool, copy=True),
         starts=np.searchsorted(objects["row"].to_numpy(dtype=np.int64), np.arange(len(images) + 1)),
         attribute_pairs=np.stack(
             [
@@ -141,7 +141,9 @@ def _read_split(tables: str | Path, split: str) -> tuple[pd.DataFrame, pd.DataFr
     return images, objects, pairs[pairs["object_id"].isin(objects["object_id"])]
 
 
-def _vocabulary(present: "pd.Series[str]", given: Sequence[str] | None, kind: str, split: str) -> tuple[str, ...]:
+def _vocabulary(
+    present: "pd.Series[str]", given: Sequence[str] | None, kind: str, split: str
+) -> tuple[str, ...]:
     if given is None:
         return tuple(sorted(set(present)))
     unknown = sorted(set(present) - set(given))

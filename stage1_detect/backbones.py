@@ -27,7 +27,10 @@ class SmallBackbone(nn.Module):
             *_conv_bn_relu(3, stem, stride=2), *_conv_bn_relu(stem, shallow, stride=2), _Residual(shallow)
         )
         self.deep = nn.Sequential(
-            *_conv_bn_relu(shallow, middle, stride=2), _Residual(middle), *_conv_bn_relu(middle, deep), _Residual(deep)
+            *_conv_bn_relu(shallow, middle, stride=2),
+            _Residual(middle),
+            *_conv_bn_relu(middle, deep),
+            _Residual(deep),
         )
         self.lateral = nn.Conv2d(shallow, deep, 1)
 

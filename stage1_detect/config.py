@@ -122,7 +122,8 @@ class DetectorConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"unknown detector setting {unknown[0]!r}; known are {sorted(known)}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        arguments: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**arguments)
 
     @classmethod
     def resnet_c4(cls, backbone: BackboneName, **changes: Any) -> Self:  # noqa: ANN401  (fields of this class)

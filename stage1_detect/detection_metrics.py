@@ -182,5 +182,7 @@ def _coco_rows(index: int, detections: Detections) -> NDArray[np.float64]:
     boxes = detections.boxes.double().cpu().numpy()
     scores, class_ids = detections.scores.cpu().numpy()[:, None], detections.class_ids.cpu().numpy()[:, None]
     picture = np.full((len(boxes), 1), index)
-    rows: NDArray[np.float64] = np.hstack([picture, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, class_ids])
+    rows: NDArray[np.float64] = np.hstack(
+        [picture, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, class_ids]
+    )
     return rows

@@ -24,7 +24,7 @@ from stage1_detect.losses import DetectionBatch, LossConfig, detection_losses
 from stage1_detect.pictures import Picture, PictureSource
 from store_schema.errors import ButdError, ConfigError, UsageError
 from store_schema.fingerprint import file_sha256, fingerprint
-from store_schema.tables import has_table, table_path
+from store_schema.tables import TableName, has_table, table_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class DetectionTask:
             self.model = Detector(
                 config, num_objects=len(train.object_names), num_attributes=len(train.attribute_names)
             )
-        self.model.to(device=device, memory_format=torch.channels_last)
+        self.model.to(device).to(memory_format=torch.channels_last)
 
     def identity(self) -> dict[str, str]:
         """The model with its vocabulary, and the annotation tables."""
@@ -128,7 +128,11 @@ class DetectionTask:
         """The batch's mean losses times its pictures, their number, and the mean of each part."""
         parts = detection_losses(self.model, batch, self.losses)
         count = len(batch.image_ids)
-        return torch.stack(list(parts.values())).sum() * count, count, {n: p.detach() for n, p in parts.items()}
+        return (
+            torch.stack(list(parts.values())).sum() * count,
+            count,
+            {n: p.detach() for n, p in parts.items()},
+        )
 
     def evaluate(self) -> dict[str, float]:
         """map, map_50, attribute_accuracy and recall on the validation split."""
@@ -147,7 +151,9 @@ class DetectionTask:
             images.paths, images.sizes, num_workers=data.num_workers, cache_megabytes=data.cache_megabytes
         )
 
-    def _collate(self, indices: NDArray[np.int64], pictures: list[Picture | None], epoch: int) -> DetectionBatch:
+    def _collate(
+        self, indices: NDArray[np.int64], pictures: list[Picture | None], epoch: int
+    ) -> DetectionBatch:
         samples = [
             _Sample.build(self.train, int(i), p, mirror=self._mirrored(epoch, int(i)))
             for i, p in zip(indices, pictures, strict=True)
@@ -185,14 +191,16 @@ def build_detection_task(
         object_names=train.object_names,
         attribute_names=train.attribute_names,
     )
-    names = [name for name in ("images", "objects", "object_attributes") if has_table(tables, name)]
+    names: tuple[TableName, ...] = ("images", "objects", "object_attributes")
     return DetectionTask(
         config=config,
         data=data,
         losses=losses or LossConfig(),
         train=train,
         val=val,
-        tables_fingerprint=fingerprint({name: file_sha256(table_path(tables, name)) for name in names}),
+        tables_fingerprint=fingerprint(
+            {n: file_sha256(table_path(tables, n)) for n in names if has_table(tables, n)}
+        ),
         device=torch.device(device),
     )
 

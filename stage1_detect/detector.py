@@ -141,11 +141,13 @@ class Detector(nn.Module):
         return [found[index] for index in range(len(images))]
 
     @torch.no_grad()
-    def detect_among(self, proposals: list[Tensor], feature_map: Tensor, batch: ImageBatch) -> list[Detections]:
+    def detect_among(
+        self, proposals: list[Tensor], feature_map: Tensor, batch: ImageBatch
+    ) -> list[Detections]:
         """`detect` on proposals that are already there."""
         outputs = self.regions(feature_map, batch, proposals)
-        logits = outputs.class_logits.split(outputs.regions_per_image)
-        deltas = outputs.box_deltas.split(outputs.regions_per_image)
+        logits = torch.split(outputs.class_logits, outputs.regions_per_image)
+        deltas = torch.split(outputs.box_deltas, outputs.regions_per_image)
         return [self._detections(p, logits[i], deltas[i], batch, i) for i, p in enumerate(proposals)]
 
     def _detections(
@@ -209,7 +211,7 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu") -> Loade
         raise CheckpointError(f"{model_dir}: the weights do not fit model.json: {error}") from error
     detector.eval().requires_grad_(False)
     fold_batch_norm(detector)
-    detector.to(device=device, memory_format=torch.channels_last)
+    detector.to(device).to(memory_format=torch.channels_last)
     return LoadedDetector(
         detector=detector,
         object_names=object_names,

@@ -48,7 +48,9 @@ class RegionHead(nn.Module):
         self.config = config
         self.stride = stride
         self.num_classes = num_classes
-        self.reduce = nn.Conv2d(channels, config.region_channels, 1) if config.region_channels else nn.Identity()
+        self.reduce = (
+            nn.Conv2d(channels, config.region_channels, 1) if config.region_channels else nn.Identity()
+        )
         pooled = config.region_channels or channels
         if conv5 is None:
             self.feature_dim = config.hidden_dim
@@ -88,13 +90,15 @@ class RegionHead(nn.Module):
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features [n, D], class logits [n, C], box deltas [n, C or 1, 4]."""
         features: Tensor = self.trunk(pooled)
-        return features, self.classes(features), self.boxes(features).view(len(features), -1, 4)
+        return features, self.classes(features), self.boxes(features).unflatten(1, (-1, 4))
 
 
 class AttributeHead(nn.Module):
     """softmax(W2 relu(W1 [feature; embedding of the class])), without an attribute "none"."""
 
-    def __init__(self, config: DetectorConfig, feature_dim: int, num_classes: int, num_attributes: int) -> None:
+    def __init__(
+        self, config: DetectorConfig, feature_dim: int, num_classes: int, num_attributes: int
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, config.class_embedding_dim)
         self.hidden = nn.Linear(feature_dim + config.class_embedding_dim, config.attribute_hidden_dim)

@@ -46,7 +46,12 @@ class LossConfig:
     box_beta: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rpn_positive_fraction", "region_positive_fraction", "crowd_overlap", "region_positive_iou"):
+        for name in (
+            "rpn_positive_fraction",
+            "region_positive_fraction",
+            "crowd_overlap",
+            "region_positive_iou",
+        ):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"losses.{name} must lie in 0..1 and not be 0, it is {getattr(self, name)}")
         if not 0 <= self.rpn_negative_iou <= self.rpn_positive_iou <= 1:
@@ -126,14 +131,20 @@ def _proposal_losses(
 
 
 def _region_losses(
-    detector: Detector, feature_map: Tensor, proposals: list[Tensor], batch: DetectionBatch, config: LossConfig
+    detector: Detector,
+    feature_map: Tensor,
+    proposals: list[Tensor],
+    batch: DetectionBatch,
+    config: LossConfig,
 ) -> dict[str, Tensor]:
     boxes, class_ids, picture, targets, attributes = _sample_regions(proposals, batch, config)
     counts = torch.bincount(picture, minlength=len(batch.sizes)).tolist()
-    pooled = detector.head.pool(detector.head.region_map(feature_map), list(boxes.split(counts)))
+    pooled = detector.head.pool(detector.head.region_map(feature_map), list(torch.split(boxes, counts)))
     features, class_logits, deltas = detector.head(pooled)
     count = max(len(boxes), 1)
-    losses = {"class": config.class_weight * F.cross_entropy(class_logits, class_ids, reduction="sum") / count}
+    losses = {
+        "class": config.class_weight * F.cross_entropy(class_logits, class_ids, reduction="sum") / count
+    }
 
     real = class_ids.nonzero()[:, 0]
     chosen = deltas[real, 0] if deltas.shape[1] == 1 else deltas[real, class_ids[real]]
