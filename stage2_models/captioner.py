@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_models.attention import AdditiveAttention
+from stage2_models.caption_tokens import CaptionTokens
+from stage2_models.loading.batch import RegionBatch
 from stage2_models.recurrence import RecurrentProduct, WeightedRegions, lstm_cell, weighted_gates
 from stage2_models.regions import RegionInput, mean_over_regions
 from store_schema.errors import ConfigError
@@ -39,14 +41,17 @@ class CaptionerConfig:
     """Append eight numbers on each box's place and size to its feature."""
     embed_regions: bool = False
     """The widely used form: regions, their mean and words each through a layer with ReLU and dropout."""
+    label_smoothing: float = 0.0
+    """Share of the target probability that the training loss spreads over all words."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("hidden_dim", "embed_dim", "attention_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"captioner: {name} must be at least 1, it is {getattr(self, name)}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"captioner: dropout must be in [0, 1), it is {self.dropout}")
+        for name in ("dropout", "label_smoothing"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"captioner: {name} must be in [0, 1), it is {getattr(self, name)}")
 
 
 class EncodedRegions(NamedTuple):
@@ -76,7 +81,7 @@ class DecoderState(NamedTuple):
 
 
 class Captioner(nn.Module):
-    """The captioner; `encode` the pictures once, then `forward` for training or `step` for decoding.
+    """The captioner: `forward` for training; for decoding, `encode` the pictures once, then `step`.
 
     Args:
         feature_dim: D of the store. vocabulary_size: V. The others: see `CaptionerConfig`.
@@ -128,15 +133,19 @@ class Captioner(nn.Module):
             bias.zero_()
             bias[self.hidden_dim : 2 * self.hidden_dim] = 1.0
 
-    def encode(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor) -> EncodedRegions:
-        """Compute what does not depend on words.
+    def forward(self, regions: RegionBatch, tokens: CaptionTokens) -> Tensor:
+        """Read given captions (teacher forcing) and predict their words: logits [M, V] of the real tokens.
 
         Args:
-            features: [B, K, D] float16 or float32. boxes: [B, K, 4] float32, xyxy pixels.
-            sizes: [B, 2] float32, width and height of the picture.
-            mask: [B, K] bool, True where a region is real. A picture may have none.
+            regions: of B pictures. tokens: their captions; `tokens.targets` [M] are the right words.
         """
-        regions = self.region_input(features, boxes, sizes, mask)
+        outputs = self.outputs(self.encode(regions), tokens.inputs, tokens.captions_per_step)
+        return self.logits(outputs[tokens.positions])
+
+    def encode(self, batch: RegionBatch) -> EncodedRegions:
+        """Compute what does not depend on words, for the B pictures of a batch; a picture may have no regions."""
+        mask = batch.mask
+        regions = self.region_input(batch.features, batch.boxes, batch.sizes, mask)
         mean = mean_over_regions(regions, mask)
         if self.region_embedding is not None and self.mean_embedding is not None:
             regions = self.dropout(F.relu(self.region_embedding(regions)))
@@ -195,8 +204,8 @@ class Captioner(nn.Module):
         _, weights = self.attention.weigh(encoded.attention, encoded.mask, query)
         return weights
 
-    def forward(self, encoded: EncodedRegions, token_ids: Tensor, captions_per_step: Sequence[int]) -> Tensor:
-        """Read given captions (teacher forcing) and give the language LSTM's outputs, before `logits`.
+    def outputs(self, encoded: EncodedRegions, token_ids: Tensor, captions_per_step: Sequence[int]) -> Tensor:
+        """Read given captions and give the language LSTM's outputs, before `logits`.
 
         Args:
             encoded: B pictures.
