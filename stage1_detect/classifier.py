@@ -1,0 +1,124 @@
+"""A pretrained ImageNet classifier as a source of feature maps.
+
+A ResNet without its pool and linear layers is the paper's grid baseline; MobileNetV2 is for small machines.
+Weights come from a local file. Nothing is unpickled but tensors.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from stage1_detect import transform
+from stage1_detect.backbones import fold_batch_norm
+from stage1_detect.spec import ClassifierConfig, ClassifierName
+from stage1_detect.transform import ImageBatch
+from store_schema.errors import CheckpointError, InputNotFoundError
+
+
+class Classifier:
+    """Pictures in, the last feature map out; weights fixed."""
+
+    def __init__(self, body: nn.Module, config: ClassifierConfig, device: str | torch.device) -> None:
+        """Take over the body: evaluation mode, BatchNorm folded, channels last, on the device."""
+        body.eval().requires_grad_(False)
+        fold_batch_norm(body)
+        self.body = body.to(device).to(memory_format=torch.channels_last)
+        self.config = config
+        self.device = torch.device(device)
+
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> ImageBatch:
+        """One batch of RGB pictures [H, W, 3]. Errors: `ValueError` where their network sizes differ."""
+        return transform.prepare(images, self.config, self.device)
+
+    def feature_map(self, batch: ImageBatch) -> Tensor:
+        """[B, D, h, w] at stride 32, sizes rounded up."""
+        features: Tensor = self.body(batch.images)
+        return features
+
+
+def load_classifier(
+    path: str | Path, config: ClassifierConfig, device: str | torch.device = "cpu"
+) -> Classifier:
+    """Load a classifier's weights for extraction.
+
+    Args:
+        path: a state dict, as safetensors or as torch saves it. Its names are torchvision's, with or without the
+            classifying layers; or other names with the same tensors in the same order.
+
+    Errors: `InputNotFoundError`; `CheckpointError` naming the first tensor that does not fit.
+    """
+    path = Path(path)
+    body = build_body(config.name)
+    own = {_published_name(config.name, key): key for key in body.state_dict() if not key.endswith(_COUNTER)}
+    tensors = {name: body.state_dict()[key] for name, key in own.items()}
+    state = _match(_read_state(path), tensors, f"{path}: weights of {config.name}")
+    body.load_state_dict({own[name]: tensor for name, tensor in state.items()}, strict=False)
+    return Classifier(body, config, device)
+
+
+def build_body(name: ClassifierName) -> nn.Sequential:
+    """The network without its pool and linear layers, with weights from torch's generator.
+
+    For a ResNet exactly `nn.Sequential(*list(resnet.children())[:-2])`, for MobileNetV2 its `features`.
+    """
+    network = models.get_model(name, weights=None)
+    if name == "mobilenet_v2":
+        features: nn.Sequential = network.features
+        return features
+    return nn.Sequential(*list(network.children())[:-2])
+
+
+_COUNTER = ".num_batches_tracked"
+"""BatchNorm's count of training steps: of no use here, and missing from older files."""
+
+_RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def _published_name(name: ClassifierName, key: str) -> str:
+    """What torchvision's own state dict calls the tensor that the body has under `key`."""
+    if name == "mobilenet_v2":
+        return f"features.{key}"
+    place, rest = key.split(".", 1)
+    return f"{_RESNET_CHILDREN[int(place)]}.{rest}"
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputNotFoundError(f"{path}: no such file; expected a classifier's weights")
+    try:
+        state: Any = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
+    except Exception as error:  # a damaged or hostile file fails in any way: pickle, zip, header, ...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not readable as weights ({reason}); get the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: a state dict expected (names with tensors), it holds {type(state).__name__}"
+        )
+    return state
+
+
+def _match(state: dict[str, Tensor], own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    """For each of our tensors the file's one: by name if the file has all our names, else by order."""
+    given = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
+    if set(own) <= set(given):
+        given = {name: given[name] for name in own}
+    elif len(given) != len(own):
+        missing = next(name for name in own if name not in given)
+        raise CheckpointError(
+            f"{what}: {len(own)} tensors expected, {len(given)} came; {missing!r} is missing"
+        )
+    for (name, tensor), (given_name, came) in zip(own.items(), given.items(), strict=True):
+        if tensor.shape != came.shape:
+            raise CheckpointError(
+                f"{what}: {name} has the shape {tuple(tensor.shape)}, the file's {given_name} has {tuple(came.shape)}"
+            )
+    return dict(zip(own, given.values(), strict=True))
