@@ -136,15 +136,12 @@ class RegionStore:
     @cached_property
     def image_ids(self) -> ImageIds:
         """The identifiers of all pictures that can be read, in row order, as a sequence of str."""
-        width = self._source.id_width()
-        blocks = [self._source.id_bytes(block, width) for block in self._blocks]
+        width, size = self._source.id_width(), self.metadata.block_size
         rows = self.all_rows
         matrix = np.zeros((len(rows), -(-width // 8) * 8), np.uint8)
-        starts = np.searchsorted(rows, np.array(self._blocks, np.int64) * self.metadata.block_size)
-        for start, end, block, values in zip(
-            starts, [*starts[1:], len(rows)], self._blocks, blocks, strict=True
-        ):
-            matrix[start:end, :width] = values[rows[start:end] - block * self.metadata.block_size]
+        for block in self._blocks:
+            start, end = np.searchsorted(rows, [block * size, (block + 1) * size])
+            matrix[start:end, :width] = self._source.id_bytes(block, width)[rows[start:end] - block * size]
         return ImageIds(matrix)
 
     def rows(self, image_ids: Sequence[str]) -> Rows:
@@ -171,12 +168,20 @@ class RegionStore:
         return self.image_ids[place]
 
     def num_regions(self, rows: RowsLike) -> NDArray[np.int64]:
-        """[len(rows)] int64, regions of each picture, 0 to K."""
-        return self._whole("num_regions")[rows].astype(np.int64)
+        """[len(rows)] int64, regions of each picture, 0 to K. Errors: `StoreError` where a row holds no picture."""
+        places = np.asarray(rows, np.int64)
+        whole = self._whole("num_regions")
+        outside = (places < 0) | (places >= len(whole))
+        nums = np.where(
+            outside, NOT_WRITTEN, whole[np.where(outside, 0, places)] if len(whole) else NOT_WRITTEN
+        )
+        if (nums == NOT_WRITTEN).any():
+            raise StoreError(f"{self.path}: row {int(places[nums == NOT_WRITTEN][0])} holds no picture")
+        return nums.astype(np.int64)
 
     def sizes(self, rows: RowsLike) -> NDArray[np.float32]:
         """[len(rows), 2] float32, width and height of each picture in pixels."""
-        return self._all_sizes[rows]
+        return self._all_sizes[np.asarray(rows, np.int64)]
 
     def boxes(self, rows: RowsLike) -> NDArray[np.float32]:
         """[len(rows), K, 4] float32, xyxy in pixels, zero in padded slots."""
@@ -341,15 +346,10 @@ class RegionStore:
 
     def _pieces(self, rows: RowsLike) -> list[list[NDArray[Any]]]:
         size = self.metadata.block_size
-        places = np.asarray(rows, np.int64)
-        nums = self._whole("num_regions")[places]
-        if (nums == NOT_WRITTEN).any():
-            raise StoreError(f"{self.path}: row {int(places[nums == NOT_WRITTEN][0])} holds no picture")
+        places = np.asarray(rows, np.int64).tolist()
         pieces = self._source.pieces
-        return [
-            pieces(row // size, row % size, num)
-            for row, num in zip(places.tolist(), nums.tolist(), strict=True)
-        ]
+        nums = self.num_regions(rows).tolist()
+        return [pieces(row // size, row % size, num) for row, num in zip(places, nums, strict=True)]
 
     def _gather(self, name: str, rows: Rows, out: NDArray[Any]) -> None:
         size = self.metadata.block_size
@@ -358,19 +358,28 @@ class RegionStore:
             out[place] = plain(name, row // size)[row % size]
 
     def _region_values(self, name: str, rows: Rows, region: NDArray[np.int64]) -> NDArray[Any]:
+        """One value for each region, rows ascending."""
         size = self.metadata.block_size
-        parts = []
+        spec = self.metadata.arrays()[name]
+        values = np.empty((len(rows), *spec.row_shape[1:]), spec.dtype)
         for block in self._blocks:
             here = slice(*np.searchsorted(rows, [block * size, (block + 1) * size]))
-            parts.append(self._source.plain(name, block)[rows[here] - block * size, region[here]])
-        return np.concatenate(parts) if parts else np.zeros((0, 4)[: 2 if name == "boxes" else 1], np.float32)
+            values[here] = self._source.plain(name, block)[rows[here] - block * size, region[here]]
+        return values
 
     def _fitting(self, out: RegionArrays, num_images: int) -> RegionArrays:
-        expected = (self.metadata.max_regions, self.metadata.feature_dim)
-        if out.features.shape[1:] != expected or len(out.features) < num_images:
+        """The first part of a caller's buffers, once it is sure that they hold what is asked."""
+        metadata = self.metadata
+        expected = (metadata.max_regions, metadata.feature_dim)
+        if (
+            out.features.shape[1:] != expected
+            or out.boxes.shape[1:] != (metadata.max_regions, 4)
+            or out.features.dtype != metadata.feature_dtype
+            or min(map(len, (out.features, out.boxes, out.num_regions, out.sizes))) < num_images
+        ):
             raise UsageError(
-                f"out holds features of {list(out.features.shape)}, needed are at least {[num_images, *expected]}; "
-                "make it with RegionArrays.empty"
+                f"out holds features of {out.features.dtype} {list(out.features.shape)}, needed are "
+                f"{metadata.feature_dtype} and at least {[num_images, *expected]}; make it with RegionArrays.empty"
             )
         return out.first(num_images)
 

@@ -21,7 +21,7 @@ from store_schema.layout import ZSTD_LEVEL, ArraySpec, Codec
 Bytes = NDArray[np.uint8]
 
 CHECKSUM_BYTES = 4
-EMPTY = 2**64 - 1
+EMPTY_CHUNK = 2**64 - 1
 """Offset and length, in the index, of a chunk that is not stored."""
 
 
@@ -96,7 +96,7 @@ def encode_shard(rows: Sequence[NDArray[Any] | None], spec: ArraySpec, codec: Co
     assert spec.inner_chunk is not None
     _, slots, feature_dim = spec.inner_chunk
     num_images, padded_slots, _ = spec.chunk_shape
-    index = np.full((num_images, padded_slots // slots, 2), EMPTY, "<u8")
+    index = np.full((num_images, padded_slots // slots, 2), EMPTY_CHUNK, "<u8")
     chunks = [
         (image, group, np.asarray(features)[group * slots : (group + 1) * slots])
         for image, features in enumerate(rows)
@@ -186,7 +186,7 @@ def decode_index(tail: Bytes, file_bytes: int, spec: ArraySpec, codec: Codec) ->
     assert spec.inner_chunk is not None
     num_images = spec.chunk_shape[0]
     pairs = tail[:-CHECKSUM_BYTES].view("<u8").reshape(num_images, -1, 2)
-    empty = (pairs == EMPTY).all(axis=2)
+    empty = (pairs == EMPTY_CHUNK).all(axis=2)
     pairs = np.where(empty[..., None], 0, pairs)
     end = np.uint64(file_bytes - len(tail))
     fits = (pairs[..., 0] <= end) & (pairs[..., 1] <= end - np.minimum(pairs[..., 0], end))
