@@ -219,7 +219,7 @@ class Captioner(nn.Module):
         pictures = len(encoded.mask)
         gates = (self.gates_of_words(token_ids) + encoded.mean_gates).flatten(0, 1)  # [S * B, 4H]
         attention_lstm = RecurrentProduct(gates, self.attention_recurrence.weight)
-        gates = self.language_recurrence.bias.expand(gates.shape)
+        gates = self.language_recurrence.bias.to(gates.dtype).expand(gates.shape)
         language_lstm = RecurrentProduct(gates, self.language_recurrence.weight)
         attended = WeightedRegions(language_lstm.gates, encoded.gates)
         sizes = [count * pictures for count in captions_per_step]

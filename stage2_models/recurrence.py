@@ -25,7 +25,7 @@ class RecurrentProduct:
 
     def __init__(self, gates: Tensor, weight: Tensor) -> None:
         self.inputs: list[Tensor] = []
-        self.constant = weight.detach().t()
+        self.constant = weight.detach().to(gates.dtype).t()  # converted once, where autocast is on
         self.gates: Tensor = _CollectProduct.apply(gates, weight, self.inputs)
 
     def step(self, gates: Tensor, inputs: Tensor) -> Tensor:
