@@ -97,7 +97,7 @@ def _draw_object(canvas: Image.Image, item: PlacedObject, rng: Random, px: float
     which *= np.uint8(_LIGHT_LEVELS)
     which += (np.arange(height) * _LIGHT_LEVELS // height).astype(np.uint8)[:, None]
 
-    alpha = mask.view(np.uint8)
+    alpha = mask.astype(np.uint8)
     offset = round(1.6 * px)
     shadow = Image.fromarray(alpha * np.uint8(72))
     canvas.paste((0, 0, 0), (item.left + offset, item.top + offset), shadow)

@@ -6,6 +6,7 @@ Objects are placed one after the other, a later one in front. A place is refused
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.scenes.shapes import ObjectMasks, extent, rasterise, shape_of, tra
 
 _TRIES_PER_SIDE = 12
 _SHRINK = 0.85
+_TIP_PIXELS = 2  # what `rasterise` may take off a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class SceneObject:
     box: tuple[float, float, float, float]
     image_size: int
 
-    @property
+    @cached_property
     def size(self) -> str | None:
         """small, large, or None in the gap between the two."""
         x1, y1, x2, y2 = self.box
@@ -37,18 +39,18 @@ class SceneObject:
             return "small"
         return "large" if long_side >= spec.LARGE_LONG_SIDE else None
 
-    @property
+    @cached_property
     def attributes(self) -> tuple[str, ...]:
         """Every attribute that is true of the object: colour, then pattern and size where it has them."""
         return tuple(value for value in (self.color, self.pattern, self.size) if value is not None)
 
-    @property
+    @cached_property
     def center(self) -> tuple[float, float]:
         """Centre of the box as fractions of the picture's side."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2 / self.image_size, (y1 + y2) / 2 / self.image_size
 
-    @property
+    @cached_property
     def area(self) -> float:
         """Area of the box as a fraction of the picture's."""
         x1, y1, x2, y2 = self.box
@@ -151,7 +153,7 @@ def _draw_masks(rng: Random, name: str, canvas_side: int, largest: float) -> Obj
     degrees = rng.uniform(-shape.turns, shape.turns) + (90 * rng.randrange(4) if shape.quarter_turns else 0)
     shape = transformed(shape, degrees=degrees, flip=rng.random() < 0.5, stretch=rng.uniform(0.9, 1.1))
     width, height = extent(shape)
-    least = math.ceil(canvas_side * spec.MIN_SIDE)
+    least = math.ceil(canvas_side * spec.MIN_SIDE) + _TIP_PIXELS
     shortest = least * max(width, height) / min(width, height)
     largest = min(largest, math.floor(canvas_side * spec.MAX_SIDE))
     if shortest > largest:

