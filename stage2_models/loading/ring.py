@@ -75,7 +75,7 @@ class WorkerRing:
         self._next_ticket = 0
         self._run = _Run([], 0)
         self._workers: list[_Worker] = []
-        self._stop = weakref.finalize(self, _stop, self._workers, os.getpid())
+        self._stop = weakref.finalize(self, _stop, self._workers)
         for _ in range(num_workers):
             self._workers.append(_start_worker(pool))  # all start at the same time
         for worker in self._workers:
@@ -209,10 +209,9 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _stop(workers: list[_Worker], owner: int) -> None:
-    """End the workers, who have nothing to lose; a forked copy of the main process leaves them alone."""
-    if os.getpid() != owner:
-        return
+def _stop(workers: list[_Worker]) -> None:
+    """End the workers, who have nothing to lose. In a forked copy of the main process this does nothing to
+    them: `Popen` signals only own children."""
     for worker in workers:
         worker.channel.close()
         worker.process.kill()
