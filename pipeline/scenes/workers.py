@@ -40,7 +40,7 @@ def _start_worker() -> None:
 
     Pillow keeps freed blocks for the next picture: without it, page faults take 15% of the time.
     """
-    Image.core.set_blocks_max(64)
+    Image.core.set_blocks_max(64)  # type: ignore[attr-defined]  # documented, but not in its types
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes run this"
