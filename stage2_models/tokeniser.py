@@ -93,7 +93,7 @@ def _token_pattern() -> str:
             rf"{letter}(?:\.{letter})+(?!{alnum})(?:\.(?:-{piece})?)?",
             rf"(?<!{alnum})(?:{letter}\.(?!{letter})|{letter}{alnum}*\.(?=[,;:]))",
             rf"{sentence_glue}",
-            r"[A-Z]&[A-Z]",
+            r"[A-Z]+&[A-Z]+",
             rf"(?:{piece})(?:/{piece}){{1,2}}",
             r"\.\.\.|\d{1,4} \d{1,4}/\d{1,4}(?![\w/])",
             r"[+-]?\d*(?:[.:,]\d+)+|[+-]\d+|'\d\d(?![\w%])",

@@ -1,0 +1,136 @@
+"""Beam and greedy search against plain searches over the same model."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from stage2_models.caption_tokens import CaptionTokens
+from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
+from stage2_models.decoding import DecodedBatch, GeneratedCaption, decode
+from stage2_models.loading.batch import RegionBatch
+from stage2_models.vocabulary import Vocabulary
+from store_schema.errors import ConfigError
+
+VOCABULARY = Vocabulary.build([["a", "b", "c"]])
+LENGTH = 3
+
+
+def _model(seed: int) -> Captioner:
+    torch.manual_seed(seed)
+    config = CaptionerConfig(hidden_dim=6, embed_dim=4, attention_dim=5)
+    model = build_captioner(config, feature_dim=5, vocabulary_size=len(VOCABULARY)).eval()
+    with torch.no_grad():
+        model.classifier.weight.mul_(6.0)  # so that words differ in probability
+        model.word_embedding.weight.mul_(2.0)
+        model.classifier.bias[VOCABULARY.eos_id] -= 1.0  # and captions are not empty
+    return model
+
+
+def _regions(counts: list[int]) -> RegionBatch:
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(len(counts), 4, 5, generator=generator)
+    boxes = torch.tensor([1.0, 1.0, 5.0, 5.0]).expand(len(counts), 4, 4)
+    return RegionBatch(features, boxes, torch.full((len(counts), 2), 9.0), torch.tensor(counts))
+
+
+def _one(regions: RegionBatch, index: int) -> RegionBatch:
+    return RegionBatch(*(value[index : index + 1] for value in regions._tensors()))
+
+
+def _log_prob(model: Captioner, picture: RegionBatch, words: tuple[int, ...], ends: bool) -> float:
+    tokens = CaptionTokens.from_arrays(np.array([[words]]), np.array([[len(words)]]), VOCABULARY)
+    with torch.no_grad():
+        log_probs = model(picture, tokens).log_softmax(-1)
+    each = log_probs[torch.arange(len(tokens.targets)), tokens.targets]
+    return float(each.sum() if ends else each[:-1].sum())
+
+
+def _search(model: Captioner, regions: RegionBatch, beam_size: int, length: int = LENGTH) -> DecodedBatch:
+    with torch.no_grad():
+        encoded = model.encode(regions)
+    return decode(model, encoded, VOCABULARY, beam_size=beam_size, max_length=length)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_beam_wide_enough_finds_the_best_of_all_captions(seed: int) -> None:
+    model, regions = _model(seed), _regions([4, 2, 0])
+    found = _search(model, regions, beam_size=len(VOCABULARY))
+    words = VOCABULARY.encode(["a", "b", "c"])
+    for picture in range(3):
+        scores = {
+            caption: _log_prob(model, _one(regions, picture), caption, ends=size < LENGTH)
+            for size in range(LENGTH + 1)
+            for caption in itertools.product(words, repeat=size)
+        }
+        best = max(scores, key=lambda caption: scores[caption])
+        assert VOCABULARY.decode(found.token_ids[picture].tolist()) == [VOCABULARY.words[i] for i in best]
+        assert found.scores[picture].item() == pytest.approx(scores[best], abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_beam_of_one_is_greedy(seed: int) -> None:
+    model, regions = _model(seed), _regions([4, 2, 0])
+    found = _search(model, regions, beam_size=1, length=8)
+    for picture in range(3):
+        one = _one(regions, picture)
+        encoded = model.encode(one)
+        state = model.initial_state(1, encoded.mean_gates)
+        word = VOCABULARY.bos_id
+        expected: list[int] = []
+        while len(expected) < 8 and word != VOCABULARY.eos_id:
+            state, _ = model.step(encoded, model.gates_of_words(torch.tensor([word])), state)
+            logits = model.logits(state.language_hidden)[0]
+            logits[[VOCABULARY.pad_id, VOCABULARY.bos_id, VOCABULARY.unk_id]] = -torch.inf
+            word = int(logits.argmax())
+            expected.append(word)
+        assert VOCABULARY.decode(found.token_ids[picture].tolist()) == VOCABULARY.decode(expected)
+
+
+def test_wider_beams_never_lower_the_score_here_and_batching_changes_nothing() -> None:
+    model, regions = _model(1), _regions([4, 2, 0, 3])
+    together = _search(model, regions, beam_size=3, length=8)
+    assert (together.scores >= _search(model, regions, beam_size=1, length=8).scores - 1e-5).all()
+    for picture in range(4):
+        alone = _search(model, _one(regions, picture), beam_size=3, length=8)
+        steps = min(alone.token_ids.shape[1], together.token_ids.shape[1])
+        assert alone.token_ids[0, :steps].tolist() == together.token_ids[picture, :steps].tolist()
+        torch.testing.assert_close(alone.scores[0], together.scores[picture])
+
+
+def _captions(seed: int, beam_size: int) -> tuple[Captioner, RegionBatch, list[GeneratedCaption]]:
+    model, regions = _model(seed), _regions([4, 2])
+    return model, regions, _search(model, regions, beam_size, length=6).captions(VOCABULARY)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_every_word_has_its_own_log_probability_and_attention(beam_size: int) -> None:
+    """The beam's histories cross; what is read back must be what the caption's own words give."""
+    model, regions, captions = _captions(2, beam_size)
+    assert any(caption.words for caption in captions)
+    for picture, caption in enumerate(captions):
+        encoded = model.encode(_one(regions, picture))
+        state = model.initial_state(1, encoded.mean_gates)
+        previous = VOCABULARY.bos_id
+        for index, word in enumerate(VOCABULARY.encode(caption.words)):
+            state, weights = model.step(encoded, model.gates_of_words(torch.tensor([previous])), state)
+            log_probs = model.logits(state.language_hidden)[0].log_softmax(0)
+            assert caption.log_probs[index] == pytest.approx(log_probs[word].item(), abs=1e-5)
+            np.testing.assert_allclose(caption.attention[index], weights[0, 0].detach().numpy(), atol=1e-6)
+            previous = word
+
+
+def test_unknown_words_are_never_written() -> None:
+    model = _model(0)
+    with torch.no_grad():
+        model.classifier.bias[[VOCABULARY.unk_id, VOCABULARY.pad_id, VOCABULARY.bos_id]] = 50.0
+    found = _search(model, _regions([4, 1]), beam_size=2)
+    written = set(found.token_ids.flatten().tolist()) - {VOCABULARY.pad_id}
+    assert VOCABULARY.unk_id not in written
+    assert VOCABULARY.bos_id not in written
+
+
+def test_wrong_sizes_are_named() -> None:
+    with pytest.raises(ConfigError, match="at least 1, they are 0, 3"):
+        _search(_model(0), _regions([1]), beam_size=0)
