@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from stage2_models.loading.buffers import Fence, SlotLayout, SlotPool
 from stage2_models.loading.fill import fill
 from stage2_models.loading.memory import GIGABYTE
 from stage2_models.loading.pinning import Pin, decide_pinning, pin_memory
+from stage2_models.loading.readahead import ReadAhead
 from stage2_models.loading.ring import PREFETCH, WorkerRing
 from store_schema.errors import ButdError, UsageError
 
@@ -46,6 +46,7 @@ class BatchStream:
             "pinned" if pinned else "not pinned", reason,
         )  # fmt: skip
         self._ring = WorkerRing(store, self._pool, workers) if workers else None
+        self._readahead = ReadAhead(store)
         self._told_of_copies = False
 
     def read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[RegionBatch]:
@@ -69,8 +70,7 @@ class BatchStream:
     def _read_here(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[int, int]]:
         for number, rows in enumerate(batches):
             if number + 1 < len(batches):
-                with suppress(ButdError):  # what is wrong with the store, `fill` says
-                    self._store.will_need(batches[number + 1])  # the disk reads it during this batch's step
+                self._readahead.ask(batches[number + 1])  # the disk reads it during this batch's step
             slot = self._pool.take()
             assert slot is not None  # the pool holds one slot more than are ever leased
             try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stage2_models.loading.buffers import SlotLayout, map_slots, slot_view
 from stage2_models.loading.fill import LoaderError, fill
+from stage2_models.loading.readahead import ReadAhead
 from store_schema.errors import ButdError
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ def _serve(channel: "Connection[Any, Any]", parent: int) -> None:
             channel.recv()
     memory = map_slots(fd)
     os.close(fd)
+    readahead = ReadAhead(store)
     jobs: deque[Job] = deque()
     while True:
         while not jobs or channel.poll():
             if not jobs:
                 _wait(channel, parent)
             job = channel.recv()
-            with suppress(ButdError):  # what is wrong with the store, `fill` says
-                store.will_need(job.rows)  # the disk reads it while the batch before is copied
+            readahead.ask(job.rows)  # the disk reads it while the batch before is copied
             jobs.append(job)
         job = jobs.popleft()
         channel.send(_do(job, store, layout, slot_view(memory, layout, job.slot)))
