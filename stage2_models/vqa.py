@@ -19,6 +19,7 @@ from torch.nn import functional
 from stage2_models.attention import Normalisation, normalise_logits
 from stage2_models.counting import COUNT_DIM, RegionCounter, describe_counts, pairwise_iou
 from stage2_models.loading.batch import RegionBatch
+from stage2_models.question_gru import last_states
 from stage2_models.regions import RegionInput
 from store_schema.errors import ConfigError
 
@@ -198,10 +199,7 @@ class QuestionEncoder(nn.Module):
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Encode token_ids [B, T] of the given lengths [B] as [B, H]."""
-        states, _ = self.gru(self.embedding(token_ids))  # [B, T, H]
-        rows = torch.arange(len(lengths), device=lengths.device)
-        last: Tensor = states[rows, (lengths - 1).clamp(min=0)]
-        return last * (lengths > 0).unsqueeze(1)
+        return last_states(self.gru, self.embedding, token_ids, lengths)
 
 
 class GatedTanh(nn.Module):
