@@ -8,6 +8,7 @@
 Whatever instant a process or a machine dies at, the checkpoint that latest.json names is whole.
 """
 
+import io
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,6 @@ from pipeline.training.records import (
     WEIGHTS,
     CheckpointRecord,
     read_record,
-    sync,
     sync_folder,
     to_json,
     write_synced,
@@ -68,9 +68,10 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         write_synced(partial / WEIGHTS, safetensors.torch.save(_own_tensors(model)))
         write_synced(partial / MODEL, to_json(description))
-        with (partial / STATE).open("wb") as file:
-            torch.save(dict(state), file)
-            sync(file.fileno())
+        # Through memory: a write that fails in torch.save says only that it failed.
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_synced(partial / STATE, buffer.getbuffer())
         files = {
             name: {"sha256": file_sha256(partial / name), "bytes": (partial / name).stat().st_size}
             for name in (WEIGHTS, MODEL, STATE)
@@ -152,10 +153,9 @@ def _explain_failed_write(folder: Path, name: str, partial: Path) -> Iterator[No
     """Turn a failed write into one line, and take the half-written folder away to free its space."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save wraps a failed write into RuntimeError
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise CheckpointWriteError(
-            f"cannot save checkpoint {name} in {folder}: {reason}; the checkpoints before it are whole: "
+            f"cannot save checkpoint {name} in {folder}: {error.strerror}; the checkpoints before it are whole: "
             "make room and run the same command again"
         ) from error

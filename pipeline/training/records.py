@@ -183,18 +183,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     sync_folder(path.parent)
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes | memoryview) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        sync(file.fileno())
+        _sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        sync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -214,7 +214,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def sync(descriptor: int) -> None:
+def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -13,10 +13,12 @@ pandas are imported by what needs them.
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -73,7 +75,7 @@ class RunFolder:
         clean_up(self.checkpoints)
 
     def __enter__(self) -> Self:
-        self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._log = _LogFile(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self._log)
         return self
@@ -146,6 +148,14 @@ class RunFolder:
         return self._tensorboard
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk may leave lines out of, without noise: training itself says that the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def list_runs(folder: Path) -> "pd.DataFrame":
     """One row for each run in a folder, by name.
 
@@ -174,8 +184,9 @@ def read_metrics(run: Path, kind: str) -> "pd.DataFrame":
     return pd.DataFrame([record for record in records if record["kind"] == kind])
 
 
+@functools.cache
 def software_versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of what decides a result. Not to be changed: it is looked up once."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

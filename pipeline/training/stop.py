@@ -5,7 +5,6 @@ same once ("interrupted") and ends the process when it comes a second time. A re
 evaluation cuts the evaluation short; it is made up for when the run goes on.
 """
 
-import _thread
 import logging
 import os
 import re
@@ -127,7 +126,9 @@ class StopRequest:
         timer = None
         if self._previous and self._deadline is not None:
             left = self._deadline - time.monotonic() - self._reserve()
-            timer = threading.Timer(max(0.0, left), _thread.interrupt_main, [signal.SIGUSR1])
+            # A real signal: it ends what the main thread waits for, which interrupt_main does not.
+            main_thread = threading.main_thread().ident
+            timer = threading.Timer(max(0.0, left), signal.pthread_kill, [main_thread, signal.SIGUSR1])
             timer.daemon = True
             timer.start()
         self._evaluating = True

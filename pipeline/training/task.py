@@ -25,10 +25,14 @@ class Task(Protocol[B]):
 
     name: str
     """"detector", "caption" or "vqa"."""
-    model: nn.Module
     best_metric: str
     """The key of `evaluate()`'s result by which the best checkpoint is chosen."""
     higher_is_better: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def identity(self) -> Mapping[str, str]:
         """Fingerprints that a resumed run must share, by name: "model", "vocabulary", "store" or "tables"."""

@@ -5,6 +5,7 @@ begins, resume.py; what a checkpoint holds, state.py; what a step does, step.py.
 """
 
 import contextlib
+import errno
 import logging
 import math
 import time
@@ -98,6 +99,7 @@ def train(
         with (
             StopRequest(time_limit_seconds) as stop,
             RunFolder(run_dir) if processes.is_first else nullcontext() as run,
+            _full_disk_explained(run_dir),
         ):
             start = choose_start(run, resolved_config, resume) if run is not None else None
             start = processes.from_first(start)
@@ -335,6 +337,20 @@ class Trainer(Generic[B]):
         self.state.save(self.run, name, scores, finished=finished)
         self.saved_step, self.saved_at = self.progress.step, time.monotonic()
         self.stop.save_seconds = max(self.stop.save_seconds, self.saved_at - started)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(run_dir: Path) -> Generator[None, None, None]:
+    """Turn a failed write of anything but a checkpoint (which says so itself) into one line."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ButdError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise ButdError(
+            f"cannot write in {run_dir}: {error.strerror}; its checkpoints are whole: make room and run the same "
+            "command again"
+        ) from error
 
 
 def _describe_session(

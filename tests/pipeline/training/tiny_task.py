@@ -4,6 +4,7 @@ Also a program, for tests that kill it: `python -m tests.pipeline.training.tiny_
 keys of TinyTask set the task and all others are training keys.
 """
 
+import json
 import logging
 import sys
 import time
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.config import load_config
 from pipeline.training.config import TrainingConfig
+from pipeline.training.processes import rank_and_world_size
 from pipeline.training.randomness import seed_everything
 from pipeline.training.trainer import TrainResult, train
 from store_schema.errors import ButdError
@@ -151,21 +153,23 @@ def sections_and_task(settings: tuple[str, ...]) -> tuple[dict[str, Any], TinyTa
     ]
     sections = load_config({"training": TrainingConfig, "task": TinyConfig}, None, sets)
     seed_everything(sections["training"].seed)
-    return sections, TinyTask(sections["task"])
+    rank, world_size = rank_and_world_size()
+    return sections, TinyTask(sections["task"], rank=rank, world_size=world_size)
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     options = dict(argument.split("=", 1) for argument in sys.argv[2:] if argument.startswith("--"))
-    settings = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
-    limit = options.get("--time-limit")
+    sections, task = sections_and_task(
+        tuple(argument for argument in sys.argv[2:] if not argument.startswith("--"))
+    )
     try:
-        result = run_tiny(
-            Path(sys.argv[1]), *settings, time_limit_seconds=None if limit is None else float(limit)
-        )
+        result = train(task, sections["training"], Path(sys.argv[1]), resolved_config=sections)
     except ButdError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    if seen := options.get("--seen"):
+        Path(f"{seen}-{task.rank}").write_text(json.dumps(task.seen))
     print(result.status)
     return result.exit_code
 
