@@ -39,8 +39,8 @@ class Classifier:
 
     def feature_map(self, batch: ImageBatch) -> Tensor:
         """[B, D, h, w] at stride 32, sizes rounded up."""
-        features: Tensor = self.body(batch.images)
-        return features
+        features: Tensor = self.body(transform.in_company(batch.images, batch))
+        return features[: len(batch)]
 
 
 def load_classifier(

@@ -88,13 +88,13 @@ class Detector(nn.Module):
 
     def feature_map(self, batch: ImageBatch) -> Tensor:
         """[B, C, h, w], the backbone's map."""
-        images = _in_company(batch.images, batch)
+        images = transform.in_company(batch.images, batch)
         features: Tensor = self.backbone(images)
         return features[: len(batch)]
 
     def propose(self, feature_map: Tensor, batch: ImageBatch) -> list[Tensor]:
         """Each picture's proposals [P, 4] in network pixels, best first; P differs and may be 0."""
-        logits, deltas, anchors = self.rpn(_in_company(feature_map, batch))
+        logits, deltas, anchors = self.rpn(transform.in_company(feature_map, batch))
         logits, deltas = logits[: len(batch)], deltas[: len(batch)]
         return self.rpn.propose(logits, deltas, anchors, [batch.network_size] * len(batch))
 
@@ -102,7 +102,7 @@ class Detector(nn.Module):
         """Feature, class and box of each region, from each picture's boxes [P, 4] in network pixels."""
         if len(boxes) != len(batch):
             raise ValueError(f"{len(batch)} pictures need {len(batch)} lists of boxes, {len(boxes)} came")
-        region_map = self.head.region_map(_in_company(feature_map, batch))
+        region_map = self.head.region_map(transform.in_company(feature_map, batch))
         outputs = [self.head(self.head.pool(region_map[i : i + 1], [b])) for i, b in enumerate(boxes)]
         features, logits, deltas = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return RegionOutputs(features, logits, deltas, [len(b) for b in boxes])
@@ -160,22 +160,6 @@ class Detector(nn.Module):
         boxes = self.refine(deltas[region], proposals[region], class_ids + 1, batch)
         keep = batched_nms(boxes, scores, class_ids, config.detection_nms_thresh)[: config.max_detections]
         return Detections(self.to_original(boxes[keep], batch, index), class_ids[keep], scores[keep])
-
-
-def _in_company(tensor: Tensor, batch: ImageBatch) -> Tensor:
-    """A small lone picture twice, any other batch as it is.
-
-    On the CPU torch computes small convolutions of one picture by another routine than those of several, and
-    the last bits differ. From 2 pictures on, and for large ones, every batch gives the same bits (tried with
-    torch 2.15 for 1 to 16 pictures). Costs a lone picture of 128 pixels about a millisecond.
-    """
-    height, width = batch.network_size
-    if len(batch) > 1 or tensor.device.type != "cpu" or height * width > _SMALL_PIXELS:
-        return tensor
-    return tensor.expand(2, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-
-
-_SMALL_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True)
