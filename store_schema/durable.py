@@ -49,28 +49,31 @@ def replace_files(files: Iterable[NewFile]) -> None:
     Errors: `StoreError` naming the file that cannot be written and the system's reason; no file is half written.
     """
     partials: list[tuple[Path, NewFile]] = []
-    file: NewFile | None = None
+    current: NewFile | None = None
     try:
-        for file in files:
+        for current in files:
             token = f"{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-            partials.append((file.path.with_name(f"{file.path.name}.{token}"), file))
+            partials.append((current.path.with_name(f"{current.path.name}.{token}"), current))
             _write(*partials[-1])
         with ThreadPoolExecutor(max_workers=max(1, min(16, len(partials)))) as pool:
-            list(pool.map(_flush, [partial for partial, _ in partials]))
-            for partial, file in partials:
-                partial.replace(file.path)
+            flushes = [(file, pool.submit(_flush, partial)) for partial, file in partials]
+            for current, flush in flushes:  # noqa: B007 - named in the message below
+                flush.result()
+            for partial, current in partials:
+                partial.replace(current.path)
             list(pool.map(_flush, {file.path.parent for _, file in partials}))
     except OSError as error:
-        for partial, _ in partials:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-        where = (
-            f"{file.what}: cannot write the {len(file.data)} bytes of {file.path}" if file else "cannot write"
-        )
+        where = "cannot write"
+        if current is not None:
+            where = f"{current.what}: cannot write the {len(current.data)} bytes of {current.path}"
         raise StoreError(
             f"{where}: {error.strerror or error}; finished blocks are kept: when the cause is removed, run the same "
             "command again"
         ) from error
+    finally:  # those that were renamed are gone already
+        for partial, _ in partials:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, data: bytes | Bytes, what: str) -> None:
