@@ -36,7 +36,7 @@ class ReadAhead:
         self._signs = signs
         if self._left:
             with suppress(ButdError):  # what is wrong with the store, reading the batch will say
-                self._store.will_need(rows)
+                self._store.will_need(np.sort(rows))  # they are read in this order
 
 
 def _signs_of_the_disk() -> int:

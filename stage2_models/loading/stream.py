@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,9 +69,11 @@ class BatchStream:
             self._ring.close()
 
     def _read_here(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[int, int]]:
-        for number, rows in enumerate(batches):
-            if number + 1 < len(batches):
-                self._readahead.ask(batches[number + 1])  # the disk reads it during this batch's step
+        for rows in batches[:1]:
+            self._readahead.ask(rows)
+        for rows, next_rows in zip_longest(batches, batches[1:]):
+            if next_rows is not None:
+                self._readahead.ask(next_rows)  # the disk reads it during this batch's step
             slot = self._pool.take()
             assert slot is not None  # the pool holds one slot more than are ever leased
             try:
