@@ -83,7 +83,8 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         return int(command.run(options))
     except ButdError as error:
-        print(f"butd {name}: {error}", file=sys.stderr)
+        # One line, also where a library's own text with line breaks is quoted.
+        print(f"butd {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"butd {name}: interrupted; the same command goes on where it stopped", file=sys.stderr)

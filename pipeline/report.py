@@ -52,8 +52,8 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     """
     import jinja2
 
-    scores = _read_json(folder / "report.json")
-    examples = _read_json(folder / "examples.json") if (folder / "examples.json").is_file() else {}
+    scores = read_scores(folder)
+    examples = read_scores(folder, "examples.json") if (folder / "examples.json").is_file() else {}
     context = {
         "title": scores.get("title", "Bottom-up / top-down: report"),
         "lead": _lead(scores),
@@ -73,6 +73,25 @@ def write_report(folder: Path) -> tuple[Path, Path]:
         partial.replace(path)
         written.append(path)
     return written[0], written[1]
+
+
+def read_scores(folder: Path, name: str = "report.json") -> dict[str, Any]:
+    """What report.json (or another file that `evaluate` wrote) holds. Errors: as `write_report`."""
+    return _read_json(folder / name)
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """The scores in a few lines, one for each model and baseline."""
+    lines = []
+    for part in ("detector", "caption", "vqa", "baselines", "attention"):
+        values = report.get(part)
+        if not values:
+            continue
+        nested = {key: value for key, value in values.items() if isinstance(value, dict)}
+        for name, scores in (nested or {"": values}).items():
+            numbers = (f"{key} {value:.3f}" for key, value in scores.items() if isinstance(value, float))
+            lines.append(f"{part} {name}".strip() + ": " + ", ".join(numbers))
+    return lines
 
 
 def _read_json(path: Path) -> dict[str, Any]:

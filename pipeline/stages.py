@@ -73,7 +73,6 @@ def train_captioner(tables: Path, store: Path, out: Path, options: TrainOptions)
     """Train the two-LSTM captioner on the captions table and a store; errors as above, and `StoreError`."""
     _refuse_missing_folder(tables)
     from stage2_models.caption_task import CaptionDataConfig, build_caption_task
-
     from stage2_models.captioner import CaptionerConfig
 
     def build(sections: Mapping[str, Any]) -> "Task[Any]":

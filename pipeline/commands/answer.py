@@ -1,0 +1,96 @@
+"""Answer a question about pictures: files (stage one runs first), or pictures of a store.
+
+Prints the five best answers with their scores, and the regions that the answer rests on with their
+unnormalised attention weights.
+
+example: butd answer runs/demo/vqa-regions "how many stars are there?" runs/demo/heldout/images/000000.jpg
+         butd answer runs/demo/vqa-regions "is there a star?" --store runs/demo/regions.zarr --ids s1-000000
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from store_schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.inference import Pictures
+    from stage2_models.vqa_inference import VqaAnswer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `butd answer`."""
+    add = parser.add_argument
+    add("model", type=Path, help="a VQA run, checkpoint or model folder")
+    add("question", help="the question, in words")
+    add("images", type=Path, nargs="*", help="picture files or folders")
+    add("--store", type=Path, help="a store to take regions from instead")
+    add("--ids", nargs="*", metavar="IMAGE_ID", help="with --store: these pictures (default: all)")
+    add("--best", type=int, default=5, help="answers to print (default 5)")
+    add("--weights", help="the model's detector, where it no longer lies where the model says")
+    add("--boxes", help="for a model on given boxes: a table of boxes, or FastestDet as .onnx")
+    add("--draw", type=Path, metavar="FOLDER", help="draw the regions of the answer into this folder")
+    add("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add("--json", action="store_true", help="print JSON lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the best answers for each picture."""
+    from pipeline.inference import inputs_of
+    from stage2_models.vqa_inference import load_vqa
+    from store_schema.artifacts import read_model_json
+
+    if options.draw is not None and options.store is not None:
+        raise UsageError("--draw needs picture files; a store holds none. Name the files instead of --store")
+    loaded = load_vqa(options.model, device=options.device)
+    given = inputs_of(
+        read_model_json(loaded.path),
+        loaded.check_store,
+        images=options.images,
+        store=options.store,
+        ids=options.ids,
+        weights=options.weights,
+        boxes=options.boxes,
+        device=options.device,
+    )
+    for pictures in given.batches(size=50):
+        questions = [options.question] * len(pictures.image_ids)
+        for place, answer in enumerate(loaded.answer(questions, pictures.regions, num_best=options.best)):
+            print(_lines(pictures, place, answer, as_json=options.json))
+            if options.draw is not None:
+                assert answer.attention_logits is not None
+                assert answer.attention_weights is not None
+                pictures.draw_answer(
+                    place, answer.attention_logits[0], answer.attention_weights[0], options.draw
+                )
+    return 0
+
+
+def _lines(pictures: "Pictures", place: int, answer: "VqaAnswer", *, as_json: bool) -> str:
+    image_id = pictures.image_ids[place]
+    best = [{"answer": scored.answer, "score": round(scored.score, 4)} for scored in answer.best]
+    regions = []
+    if answer.attention_logits is not None and answer.attention_weights is not None:
+        logits, weights = answer.attention_logits[0], answer.attention_weights[0]
+        boxes = pictures.regions.boxes[place].numpy()
+        regions = [
+            {
+                "box": [round(float(value), 1) for value in boxes[region]],
+                "logit": round(float(logits[region]), 3),
+                "weight": round(float(weights[region]), 4),
+            }
+            for region in np.argsort(-weights)[:5]
+        ]
+    if as_json:
+        return json.dumps(
+            {"image_id": image_id, "question": answer.question, "answers": best, "regions": regions}
+        )
+    lines = [f"{image_id}: " + ", ".join(f"{one['answer']} {one['score']:.3f}" for one in best)]
+    for region in regions:
+        lines.append(
+            f"    box {region['box']}  unnormalised {region['logit']:+.2f}  weight {region['weight']:.3f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,457 @@
+"""Score trained models on any tables, beside their trivial baselines: report.json, predictions, examples.
+
+A folder of runs is scored whole: every detector, captioner and VQA model in it, each on the store that has its
+features; a store that is not given is made with the detector that the model names. Only pictures of one split
+count, and none of them should have been trained on.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pipeline.config import read_toml
+from store_schema.artifacts import find_model_dir, read_model_json
+from store_schema.errors import InputNotFoundError, UsageError
+from store_schema.reader import RegionStore
+from store_schema.tables import has_table, read_table
+
+if TYPE_CHECKING:
+    from stage2_models.caption_evaluation import CaptionEvaluation
+    from stage2_models.vqa_evaluation import VqaEvaluation
+    from store_schema.tables import TableName
+
+logger = logging.getLogger(__name__)
+
+SPLIT_PREFERENCE = ("test", "val")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model found in a run folder: what it does, which part it plays in a comparison."""
+
+    name: str
+    model_dir: Path
+    info: Mapping[str, Any]
+    run: Path | None
+    """The run that it comes from; None for a model folder on its own."""
+
+    @property
+    def task(self) -> str:
+        """ "detector", "caption" or "vqa"."""
+        return str(self.info["task"])
+
+    @property
+    def role(self) -> str:
+        """ "regions", "grid", "paper" or "question_only": the key in the report."""
+        if self.task == "vqa" and self.info["model"]["question_only"]:
+            return "question_only"
+        if self.info.get("box_source") == "grid":
+            return "grid"
+        if self.task == "vqa" and self.info["model"]["form"] == "paper":
+            return "paper"
+        return "regions"
+
+    @property
+    def title(self) -> str:
+        """A phrase for tables."""
+        if self.task == "caption":
+            return "top-down attention, two LSTMs"
+        return {"question_only": "no regions", "paper": "paper's form"}.get(
+            self.role, f"{self.info['model']['form']} form"
+        )
+
+
+@dataclass(kw_only=True)
+class EvaluationSettings:
+    """On what models are scored, and how."""
+
+    tables: Path
+    out: Path
+    stores: Sequence[Path] = ()
+    images_root: Path | None = None
+    split: str = "auto"
+    """A split of the tables; "auto": test if there is one, else val, else everything."""
+    beam_size: int = 3
+    num_examples: int = 12
+    boxes: str | None = None
+    """For models trained on given boxes: what gives boxes, where a store has to be made."""
+    weights: str | None = None
+    """The detector's weights, where they no longer lie where the models say."""
+
+
+@dataclass
+class Evaluated:
+    """Results by role, with what drawing examples needs."""
+
+    detector: dict[str, float] | None = None
+    captions: dict[str, tuple[TrainedModel, "CaptionEvaluation", RegionStore]] = field(default_factory=dict)
+    answers: dict[str, tuple[TrainedModel, "VqaEvaluation", RegionStore | None]] = field(default_factory=dict)
+
+
+def evaluate(path: Path, settings: EvaluationSettings) -> dict[str, Any]:
+    """Score every model at `path` and write report.json, predictions/ and examples/ into `settings.out`.
+
+    Args:
+        path: a run, a model folder, or a folder of runs.
+        settings: tables, stores, split and folder to write.
+
+    Returns:
+        What report.json holds; its keys are those of docs/report.md.
+
+    Errors: `InputNotFoundError` where there is no model; those of tables, stores and models.
+    """
+    started = time.monotonic()
+    models = find_models(path)
+    tables = settings.tables
+    split = choose_split(tables, settings.split)
+    logger.info("%d models on %s, split %r", len(models), tables, split)
+    stores = _Stores(settings, split)
+    stores.refuse_foreign(models)
+    done = Evaluated()
+    for model in models:
+        logger.info("scoring %s (%s, %s)", model.name, model.task, model.role)
+        if model.task == "detector":
+            done.detector = _score_detector(model, settings, split)
+        elif model.task == "caption" and has_table(tables, "captions"):
+            _score_captioner(model, settings, split, stores.of(model), done)
+        elif model.task == "vqa" and has_table(tables, "questions"):
+            store = None if model.role == "question_only" else stores.of(model)
+            _score_vqa(model, tables, split, store, done)
+        else:
+            logger.warning("%s: not scored, %s has no table for the task %s", model.name, tables, model.task)
+    _rename_only_paper(done)
+    report = _report(models, done, settings, split)
+    report["seconds"] = {"evaluate": round(time.monotonic() - started, 2)}
+    settings.out.mkdir(parents=True, exist_ok=True)
+    _write_predictions(done, settings.out)
+    from pipeline.examples import write_examples
+
+    write_examples(done, settings, split)
+    write_json(settings.out / "report.json", report)
+    return report
+
+
+def find_models(path: Path) -> list[TrainedModel]:
+    """List the models of a run, a model folder, or a folder of runs (those with a checkpoint).
+
+    Errors: `InputNotFoundError` where there is none.
+    """
+    if not path.is_dir():
+        raise InputNotFoundError(f"a run, a model or a folder of runs expected at {path}, there is no folder")
+    runs = sorted(child.parent for child in path.glob("*/run.json"))
+    found = []
+    for run in runs or [path]:
+        if runs and not (run / "checkpoints").is_dir():
+            continue
+        model_dir = find_model_dir(run)
+        info = read_model_json(model_dir)
+        is_run = (run / "run.json").is_file()
+        found.append(TrainedModel(run.name, model_dir, info, run if is_run else None))
+    if not found:
+        raise InputNotFoundError(f"{path} holds no trained model yet; train one with 'butd train'")
+    return found
+
+
+def choose_split(tables: Path, wanted: str) -> str:
+    """The split to score: as wanted, or with "auto" the first of test, val that has pictures, else the only one.
+
+    Errors: `UsageError` naming the splits that there are.
+    """
+    there = sorted(read_table(tables, "images")["split"].unique())
+    if wanted == "auto":
+        wanted = next(
+            (split for split in SPLIT_PREFERENCE if split in there), there[0] if len(there) == 1 else ""
+        )
+    if wanted not in there:
+        raise UsageError(f"{tables} has the splits {there}; name one of them with --split, not {wanted!r}")
+    return wanted
+
+
+def write_json(path: Path, content: Any) -> None:  # noqa: ANN401  (anything that JSON can hold)
+    """Write a JSON file for people and programs, complete or not at all. NaN becomes null."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(
+        json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    partial.replace(path)
+
+
+class _Stores:
+    """The store of each model's features: given, or made when it is asked for."""
+
+    def __init__(self, settings: EvaluationSettings, split: str) -> None:
+        self.settings = settings
+        self.split = split
+        self.by_features: dict[str, RegionStore] = {}
+        for path in settings.stores:
+            store = RegionStore.open(path)
+            self.by_features[store.features_fingerprint] = store
+
+    def refuse_foreign(self, models: Sequence[TrainedModel]) -> None:
+        """Refuse given stores of which none fits any model, with both fingerprints named."""
+        expected = {model.info.get("features_fingerprint") for model in models} - {None}
+        if self.by_features and expected and not expected & self.by_features.keys():
+            from store_schema.errors import StoreMismatchError
+
+            store = next(iter(self.by_features.values()))
+            raise StoreMismatchError(
+                f"{store.path} holds features {store.features_fingerprint} (detector "
+                f"{store.metadata.detector['name']}), the models were trained on {sorted(map(str, expected))[0]}; "
+                "give a store made with the models' detector, or leave --store out and it is made"
+            )
+
+    def of(self, model: TrainedModel) -> RegionStore:
+        """The store for a model; stage one runs where there is none."""
+        features = str(model.info["features_fingerprint"])
+        if features not in self.by_features:
+            from pipeline.extraction import make_store, spec_named_by
+
+            spec = spec_named_by(model.info, weights=self.settings.weights, boxes=self.settings.boxes)
+            path = self.settings.out / "stores" / f"{spec.mode}-{features[:12]}.zarr"
+            logger.info("no store given for %s: stage one makes %s", model.name, path)
+            make_store(
+                self.settings.tables, path, spec, images_root=self.settings.images_root, split=self.split
+            )
+            self.by_features[features] = RegionStore.open(path)
+        return self.by_features[features]
+
+
+def _score_detector(model: TrainedModel, settings: EvaluationSettings, split: str) -> dict[str, float] | None:
+    if not has_table(settings.tables, "objects"):
+        logger.warning("%s: not scored, %s has no objects table", model.name, settings.tables)
+        return None
+    from stage1_detect.detection_metrics import evaluate_detector
+    from stage1_detect.detector import load_detector
+
+    return evaluate_detector(
+        load_detector(model.model_dir), settings.tables, images_root=settings.images_root, split=split
+    )
+
+
+def _score_captioner(
+    model: TrainedModel, settings: EvaluationSettings, split: str, store: RegionStore, done: Evaluated
+) -> None:
+    from stage2_models.caption_inference import load_captioner
+
+    loaded = load_captioner(model.model_dir)
+    result = loaded.evaluate(settings.tables, store, split, beam_size=settings.beam_size)
+    done.captions[_free_role(model, done.captions)] = (model, result, store)
+
+
+def _score_vqa(
+    model: TrainedModel, tables: Path, split: str, store: RegionStore | None, done: Evaluated
+) -> None:
+    from stage2_models.vqa_inference import load_vqa
+
+    result = load_vqa(model.model_dir).evaluate(tables, store, split)
+    done.answers[_free_role(model, done.answers)] = (model, result, store)
+
+
+def _free_role(model: TrainedModel, taken: Mapping[str, Any]) -> str:
+    """A second model of the same part goes by the name of its run."""
+    return model.name if model.role in taken else model.role
+
+
+def _rename_only_paper(done: Evaluated) -> None:
+    """Where the paper's form is the only one on regions, it is what "regions" stands for."""
+    if "paper" in done.answers and "regions" not in done.answers:
+        done.answers["regions"] = done.answers.pop("paper")
+
+
+def _report(
+    models: Sequence[TrainedModel], done: Evaluated, settings: EvaluationSettings, split: str
+) -> dict[str, Any]:
+    from pipeline.training.runs import software_versions
+
+    images = read_table(settings.tables, "images")
+    report: dict[str, Any] = {
+        "title": "Bottom-up / top-down: report",
+        "data": {
+            "name": settings.tables.name,
+            "split": split,
+            "images": int((images["split"] == split).sum()),
+        },
+    }
+    if done.detector is not None:
+        report["detector"] = done.detector
+    if done.captions:
+        report["caption"] = {role: _caption_scores(done, role, settings) for role in done.captions}
+    if done.answers:
+        report["vqa"] = {
+            role: {
+                "model": model.title,
+                "accuracy": result.scores.accuracy,
+                "by_type": result.scores.by_question_type,
+                "by_answer_type": result.scores.by_answer_type,
+            }
+            for role, (model, result, _) in done.answers.items()
+        }
+    report["baselines"] = _baselines(models, done, settings, split)
+    if "regions" in done.captions and has_table(settings.tables, "objects"):
+        report["attention"] = _attention(done, settings)
+    stores = [store for *_, store in (*done.captions.values(), *done.answers.values()) if store is not None]
+    regions = next(
+        (store for store in stores if store.metadata.box_source != "grid"), stores[0] if stores else None
+    )
+    if regions is not None:
+        metadata = regions.metadata
+        report["k"] = (
+            metadata.max_regions if not metadata.adaptive else [metadata.min_regions, metadata.max_regions]
+        )
+        report["store"] = {
+            "path": str(regions.path),
+            "fingerprint": regions.fingerprint,
+            "features_fingerprint": regions.features_fingerprint,
+            "pictures": len(regions),
+            "boxes": metadata.box_source,
+            "feature_dim": metadata.feature_dim,
+            "detector": metadata.detector["fingerprint"],
+        }
+    seeds = {_run_config(model).get("training", {}).get("seed") for model in models} - {None}
+    if len(seeds) == 1:
+        report["seed"] = seeds.pop()
+    report["versions"] = software_versions()
+    return report
+
+
+def _caption_scores(done: Evaluated, role: str, settings: EvaluationSettings) -> dict[str, Any]:
+    model, result, _ = done.captions[role]
+    words = {image_id: caption.words for image_id, caption in result.captions.items()}
+    return {"model": model.title, **result.metrics(), **_truth(words, settings.tables)}
+
+
+def _truth(words: Mapping[str, Sequence[str]], tables: Path) -> dict[str, float]:
+    """Shares of stated pairs and objects that are true, where the tables know objects."""
+    if not (has_table(tables, "objects") and has_table(tables, "object_attributes")):
+        return {}
+    from stage2_models.grounding import true_pairs
+
+    truth = true_pairs(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
+    return {"true_pairs": truth.pairs, "true_objects": truth.objects, "stated_pairs": truth.num_pairs}
+
+
+def _attention(done: Evaluated, settings: EvaluationSettings) -> dict[str, float]:
+    from stage2_models.grounding import pointing
+
+    _, result, store = done.captions["regions"]
+    boxes = {image_id: store.image(image_id).boxes for image_id in result.captions}
+    scores = pointing(result.captions, boxes, read_table(settings.tables, "objects"))
+    return {"pointing_accuracy": scores.accuracy, "chance": scores.chance, "nouns": scores.num_words}
+
+
+def _baselines(
+    models: Sequence[TrainedModel], done: Evaluated, settings: EvaluationSettings, split: str
+) -> dict[str, Any]:
+    baselines: dict[str, Any] = {}
+    if done.captions:
+        _, result, store = next(iter(done.captions.values()))
+        baselines |= _caption_baselines(list(result.captions), models, settings, split, store)
+    if done.answers:
+        baselines |= _answer_baseline(models, done, settings, split)
+    return baselines
+
+
+def _caption_baselines(
+    image_ids: Sequence[str],
+    models: Sequence[TrainedModel],
+    settings: EvaluationSettings,
+    split: str,
+    store: RegionStore,
+) -> dict[str, Any]:
+    """The most common training caption for every picture, and each picture's last reference against its others."""
+    from stage2_models.caption_data import read_captions
+    from stage2_models.caption_metrics import most_common_caption, score_captions
+
+    references = read_captions(settings.tables, split, store, max_missing_share=0.1).references()
+    references = {image_id: references[image_id] for image_id in image_ids}
+    baselines: dict[str, Any] = {}
+    training = _training_captions(models)
+    if training:
+        common = most_common_caption(training)
+        candidates = dict.fromkeys(image_ids, common)
+        scores = score_captions(candidates, references).overall
+        baselines["most_common_caption"] = {
+            "text": " ".join(common),
+            **scores,
+            **_truth(candidates, settings.tables),
+        }
+    several = {image_id: texts for image_id, texts in references.items() if len(texts) > 1}
+    if several:
+        last = {image_id: texts[-1] for image_id, texts in several.items()}
+        scores = score_captions(last, {image_id: texts[:-1] for image_id, texts in several.items()}).overall
+        baselines["human_caption"] = {**scores, **_truth(last, settings.tables)}
+    return baselines
+
+
+def _answer_baseline(
+    models: Sequence[TrainedModel], done: Evaluated, settings: EvaluationSettings, split: str
+) -> dict[str, Any]:
+    from stage2_models.vqa_data import read_questions
+    from stage2_models.vqa_metrics import most_common_predictions, vqa_accuracy
+
+    folder = _training_tables(models, "vqa", "questions")
+    if folder is None:
+        return {}
+    _, result, _ = next(iter(done.answers.values()))
+    answered = [
+        q
+        for q in read_questions(settings.tables, split, None).answered
+        if q.question_id in result.predictions
+    ]
+    training = read_questions(folder, "train", None).answered
+    scores = vqa_accuracy(most_common_predictions(training, answered), answered)
+    return {"most_common_answer": {"accuracy": scores.accuracy, "by_type": scores.by_question_type}}
+
+
+def _training_captions(models: Sequence[TrainedModel]) -> list[tuple[str, ...]]:
+    from stage2_models.vocabulary import tokenise
+
+    folder = _training_tables(models, "caption", "captions")
+    if folder is None:
+        return []
+    captions = read_table(folder, "captions")
+    return [tuple(tokenise(text)) for text in captions.loc[captions["split"] == "train", "text"]]
+
+
+def _training_tables(models: Sequence[TrainedModel], task: str, table: "TableName") -> Path | None:
+    """The tables that the first model of a task was trained on, if its run says so and they are still there."""
+    for model in models:
+        if model.task == task:
+            folder = Path(str(_run_config(model).get("inputs", {}).get("tables", "")))
+            if has_table(folder, table):
+                return folder
+    logger.warning("no trivial baseline for %s: the training tables are not where the run says", task)
+    return None
+
+
+def _run_config(model: TrainedModel) -> Mapping[str, Any]:
+    file = model.run / "config.toml" if model.run is not None else None
+    return read_toml(file) if file is not None and file.is_file() else {}
+
+
+def _write_predictions(done: Evaluated, out: Path) -> None:
+    """Every caption and answer, in the form of COCO's and VQA's result files."""
+    folder = out / "predictions"
+    folder.mkdir(exist_ok=True)
+    for role, (_, captions, _) in done.captions.items():
+        rows = [
+            {"image_id": image_id, "caption": caption.text} for image_id, caption in captions.captions.items()
+        ]
+        write_json(folder / f"captions-{role}.json", rows)
+    for role, (_, answers, _) in done.answers.items():
+        rows = [{"question_id": key, "answer": answer} for key, answer in answers.predictions.items()]
+        write_json(folder / f"answers-{role}.json", rows)
+
+
+def _without_nan(content: Any) -> Any:  # noqa: ANN401
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and pd.isna(content) else content
