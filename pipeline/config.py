@@ -12,7 +12,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -26,13 +26,18 @@ ABSENT = "(not set)"
 
 
 def load_config(
-    section_types: Mapping[str, type], file: Path | None = None, sets: Iterable[str] = ()
+    section_types: Mapping[str, type],
+    file: Path | None = None,
+    sets: Iterable[str] = (),
+    *,
+    unread_sections: Collection[str] = (),
 ) -> dict[str, Any]:
     """Build every section from the file, then from the `sets`, which win; what neither names has its default.
 
     Args:
         section_types: the dataclass of each section, by the section's name.
         file: a TOML file with these sections, or None for defaults alone.
+        unread_sections: sections that the file may hold besides, such as the inputs in a run's resolved config.
         sets: `section.key=value`, the value written as in TOML; what is no TOML is taken as a string.
 
     Returns:
@@ -48,7 +53,7 @@ def load_config(
     for assignment in sets:
         _assign(values, assignment)
     for name, value in values.items():
-        if name not in section_types:
+        if name not in section_types and name not in unread_sections:
             raise ConfigError(_unknown_section(name, value, section_types, origin))
     return {
         name: _build(section_type, values.get(name, {}), name, origin)

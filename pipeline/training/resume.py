@@ -72,6 +72,20 @@ def choose_start(run: RunFolder, resolved: Mapping[str, Any], resume: str | Path
     return Start(checkpoint=_own_checkpoint(run, str(resume), latest))
 
 
+def parent_config_file(run_dir: Path, resume: str | Path | None) -> Path | None:
+    """The configuration that a branch changes: config.toml of the other run that `resume` lies in.
+
+    None where `resume` means this run, or a checkpoint that was copied out of its run.
+    """
+    if resume is None or str(resume) in _OWN or NAME_PATTERN.fullmatch(str(resume)):
+        return None
+    other = Path(resume).resolve()
+    for folder in (other, other.parent.parent):
+        if folder != run_dir.resolve() and (folder / "config.toml").is_file():
+            return folder / "config.toml"
+    return None
+
+
 def check_identity(record: CheckpointRecord, path: Path, task: str, identity: Mapping[str, str]) -> None:
     """Raise CheckpointError when a checkpoint is of another task, model, vocabulary or store; both are named."""
     if record.task != task:

@@ -174,6 +174,12 @@ def test_the_resolved_configuration_is_read_back_as_it_was(tmp_path: Path) -> No
     assert tomllib.loads(file.read_text()) == config_to_dict(sections)
 
 
+def test_a_resolved_configuration_may_hold_sections_that_are_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[data]\nbatch_size = 3\n[inputs]\ntables = "somewhere"\n')
+    assert load_config({"data": Data}, file, unread_sections=["inputs"]) == {"data": Data(batch_size=3)}
+
+
 def test_differences_name_keys_with_both_values() -> None:
     old = {"training": {"lr": 0.1, "device": "cpu"}, "data": {"paths": ["a"], "gone": 1}}
     new = {"training": {"lr": 0.2, "device": "cuda"}, "data": {"paths": ("a",)}, "model": {"k": 3}}

@@ -25,9 +25,9 @@ def torchrun(run: Path, seen: Path, *settings: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-        + ["-m", "tests.pipeline.training.tiny_task", str(run), *settings, f"--seen={seen}"],
+        [*launcher, "-m", "tests.pipeline.training.tiny_task", str(run), *settings, f"--seen={seen}"],
         cwd=REPO,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.training.records import pointed_to, read_record
+from pipeline.training.resume import parent_config_file
 from pipeline.training.runs import RunLockedError, read_metrics
 from pipeline.training.step import NonFiniteLossError
 from pipeline.training.trainer import TrainResult, train
@@ -282,6 +283,15 @@ def test_a_branch_takes_its_parents_weights_and_its_own_settings_and_records_bot
     metrics = read_metrics(tmp_path / "branch", "train")
     assert metrics["step"].iloc[0] == 24
     assert set(metrics["lr"]) == {0.002}
+
+
+def test_the_configuration_that_a_branch_changes_is_its_parents(tmp_path: Path) -> None:
+    run_tiny(tmp_path / "run", "epochs=1")
+    config, branch_dir = tmp_path / "run" / "config.toml", tmp_path / "branch"
+    assert parent_config_file(branch_dir, tmp_path / "run") == config
+    assert parent_config_file(branch_dir, tmp_path / "run" / "checkpoints" / "epoch-0001") == config
+    assert parent_config_file(tmp_path / "run", tmp_path / "run") is None
+    assert parent_config_file(branch_dir, "latest") is None
 
 
 def test_a_branch_without_changes_equals_its_parent(tmp_path: Path) -> None:
