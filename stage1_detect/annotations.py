@@ -126,10 +126,11 @@ def _read_split(tables: str | Path, split: str) -> tuple[pd.DataFrame, pd.DataFr
             f"its splits are {sorted(set(all_images['split']))}"
         )
     objects = read_table(tables, "objects")
-    check_references(tables, "objects", objects, all_images)
+    if len(objects):
+        check_references(tables, "objects", objects, all_images)
     pairs = pd.DataFrame({"object_id": [], "attribute": []}, dtype=str)
     if has_table(tables, "object_attributes"):
-        pairs = read_table(tables, "object_attributes").drop_duplicates(["object_id", "attribute"])
+        pairs = read_table(tables, "object_attributes")
         unknown = ~pairs["object_id"].isin(objects["object_id"])
         if unknown.any():
             row = int(unknown.to_numpy().argmax())
@@ -138,6 +139,7 @@ def _read_split(tables: str | Path, split: str) -> tuple[pd.DataFrame, pd.DataFr
                 f"table; it is {pairs['object_id'].iloc[row]!r}"
             )
     objects = objects[objects["image_id"].isin(images["image_id"])]
+    pairs = pairs.drop_duplicates(["object_id", "attribute"])
     return images, objects, pairs[pairs["object_id"].isin(objects["object_id"])]
 
 

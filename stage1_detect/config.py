@@ -39,7 +39,7 @@ class DetectorConfig:
     pixel_std: tuple[float, ...] = (64.0, 64.0, 64.0)
     interpolation: Interpolation = "bilinear_antialias"
 
-    anchor_sizes: tuple[float, ...] = (24.0, 40.0, 60.0)
+    anchor_sizes: tuple[float, ...] = (24.0, 36.0, 54.0)
     """Square roots of the anchors' areas, in network pixels."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""

@@ -48,13 +48,17 @@ class RegionHead(nn.Module):
         self.config = config
         self.stride = stride
         self.num_classes = num_classes
-        self.reduce = (
-            nn.Conv2d(channels, config.region_channels, 1) if config.region_channels else nn.Identity()
-        )
+        self.reduce: nn.Module = nn.Identity()
         pooled = config.region_channels or channels
+        if (
+            config.region_channels
+        ):  # normalised, so that the linear layer after it learns from the first steps
+            self.reduce = nn.Sequential(nn.Conv2d(channels, pooled, 1, bias=False), nn.BatchNorm2d(pooled))
         if conv5 is None:
             self.feature_dim = config.hidden_dim
             linear = nn.Linear(pooled * config.pooler_size**2, config.hidden_dim)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
             self.trunk: nn.Module = nn.Sequential(nn.Flatten(), linear, nn.ReLU(inplace=True))
         else:
             self.feature_dim = 2 * channels

@@ -49,4 +49,6 @@ def test_folding_batch_norm_changes_only_rounding(config: DetectorConfig) -> Non
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = backbone(images)
-        torch.testing.assert_close(folded(images), expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-3)
+        torch.testing.assert_close(
+            folded(images), expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-3
+        )

@@ -14,7 +14,9 @@ def test_decode_undoes_encode() -> None:
     torch.manual_seed(0)
     boxes, targets = random_boxes(3, 50), random_boxes(3, 50)
     weights = (10.0, 10.0, 5.0, 5.0)
-    torch.testing.assert_close(decode(encode(targets, boxes, weights), boxes, weights), targets, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        decode(encode(targets, boxes, weights), boxes, weights), targets, atol=1e-3, rtol=0
+    )
 
 
 def test_deltas_are_shifts_in_box_sizes_and_log_ratios() -> None:

@@ -18,7 +18,7 @@ def test_matrix_products_equal_torchvision_forward_and_backward(
     expected = roi_align(theirs[None], [boxes], size, 0.25, sampling, aligned=True)
     torch.testing.assert_close(pooled, expected, atol=2e-5, rtol=0)
     weights = torch.randn_like(expected)
-    (pooled * weights).sum().backward()
+    (pooled * weights).sum().backward()  # type: ignore[no-untyped-call]
     (expected * weights).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=0)
 

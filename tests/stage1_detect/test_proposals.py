@@ -23,7 +23,7 @@ def test_scores_and_deltas_belong_to_their_anchors() -> None:
     cell = 3 * 6 + 2
     logits[1, cell * 9 + 4] = 5
     first = rpn.propose(logits, deltas, anchors, [(64, 48)] * 2)[1][0]
-    assert first.tolist() == [0, 8, 40, 48]  # 40 pixels square around (20, 28)
+    assert first.tolist() == [2, 10, 38, 46]  # 36 pixels square around (20, 28)
 
 
 def test_proposals_are_in_the_picture_large_enough_and_apart() -> None:
@@ -48,5 +48,5 @@ def test_anchors_made_under_inference_serve_training() -> None:
         grid_anchors((8.0,), (1.0,), 3, 3, 4)
     anchors = grid_anchors((8.0,), (1.0,), 3, 3, 4)
     scale = torch.ones(1, requires_grad=True)
-    (anchors * scale).sum().backward()
+    (anchors * scale).sum().backward()  # type: ignore[no-untyped-call]
     assert scale.grad is not None
