@@ -26,6 +26,7 @@ from store_schema.shards import (
     decode_index,
     decode_strings,
     decode_values,
+    file_stamp,
     index_bytes,
 )
 
@@ -202,12 +203,16 @@ class BlockFiles:
 
     def _read_plain(self, spec: ArraySpec, block: int, key: str) -> NDArray[Any]:
         data = self._load(block, spec, key)
+        codec = self._metadata.codec
         try:
             if self._verify == "never":
-                return decode_values(data, spec.dtype, spec.chunk_shape, self._metadata.codec)
-            return decode_chunk(data, spec, self._metadata.codec)
+                return decode_values(data, spec.dtype, spec.chunk_shape, codec)
+            values = decode_chunk(data, spec, codec)
         except ValueError as error:
             raise self._damaged(block, spec.name, f"{key}: {error}") from error
+        if file_stamp(data, spec, codec) != self._records[block].receipt.files[f"{spec.name}/{key}"]:
+            raise self._damaged(block, spec.name, f"{key} is not the file that was committed")
+        return values
 
     def _load(self, block: int, spec: ArraySpec, key: str) -> Bytes:
         name = f"{spec.name}/{key}"

@@ -102,7 +102,7 @@ class RegionStore:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the content: metadata and the checksums of all finished blocks, in 64 hexadecimal digits."""
+        """Identity of the content: metadata and the digests of all finished blocks' files, in 64 hexadecimal digits."""
         if self._records is None:
             blocks: Any = [self._source.id_bytes(block, 0).tobytes().hex() for block in self._blocks]
             blocks += [
@@ -113,7 +113,7 @@ class RegionStore:
                 [
                     index,
                     sorted(
-                        (name, stamp.num_bytes, stamp.crc32c) for name, stamp in record.receipt.files.items()
+                        (name, stamp.num_bytes, stamp.digest) for name, stamp in record.receipt.files.items()
                     ),
                 ]
                 for index, record in self._records.items()

@@ -56,10 +56,10 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class FileStamp:
-    """Size and CRC-32C of a file."""
+    """What tells a file from others: its size, and a digest of its chunks' checksums (`shards.file_stamp`)."""
 
     num_bytes: int
-    crc32c: int
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Receipt:
         """Plain JSON types."""
         return {
             "block": self.block,
-            "files": {name: [stamp.num_bytes, stamp.crc32c] for name, stamp in self.files.items()},
+            "files": {name: [stamp.num_bytes, stamp.digest] for name, stamp in self.files.items()},
             "num_images": self.num_images,
             "num_regions": self.num_regions,
             "problems": [[item.image_id, item.path, item.reason] for item in self.problems],
@@ -90,8 +90,8 @@ class Receipt:
         return cls(
             block=int(content["block"]),
             files={
-                str(name): FileStamp(num_bytes=int(size), crc32c=int(crc))
-                for name, (size, crc) in content["files"].items()
+                str(name): FileStamp(num_bytes=int(size), digest=str(digest))
+                for name, (size, digest) in content["files"].items()
             },
             num_images=int(content["num_images"]),
             num_regions=int(content["num_regions"]),

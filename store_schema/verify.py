@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from store_schema.block_files import BlockFiles
-from store_schema.durable import crc32c
 from store_schema.errors import StoreDamagedError, StoreMismatchError
 from store_schema.layout import NOT_WRITTEN
 from store_schema.ledger import (
@@ -25,9 +24,9 @@ from store_schema.ledger import (
     read_record,
 )
 from store_schema.metadata import StoreMetadata
-from store_schema.records import Block
+from store_schema.records import Block, FileStamp
 from store_schema.root import check_array, read_metadata
-from store_schema.shards import Bytes, checksum_holds, decode_index, index_bytes
+from store_schema.shards import Bytes, checksum_holds, decode_index, file_stamp, index_bytes
 from store_schema.zarr_arrays import ZarrArrays
 
 
@@ -161,7 +160,7 @@ def _verify_files(path: Path, metadata: StoreMetadata, record: BlockRecord, full
                 )
             elif array == "features":
                 yield from _verify_shard(path / name, metadata, record, full)
-            elif full and crc32c(np.fromfile(path / name, np.uint8)) != stamp.crc32c:
+            elif full and not _is_committed(np.fromfile(path / name, np.uint8), stamp, metadata, array):
                 yield Finding(block=record.index, array=array, what=f"the bytes of {name} have changed")
         except FileNotFoundError:
             yield Finding(block=record.index, array=array, what=f"{name} is missing")
@@ -179,7 +178,7 @@ def _verify_shard(file: Path, metadata: StoreMetadata, record: BlockRecord, full
     except ValueError as error:
         yield Finding(block=record.index, array="features", what=f"{file.name}: {error}")
         return
-    if not full or crc32c(data) == stamp.crc32c:
+    if not full:
         return
     hit = [
         place
@@ -199,8 +198,17 @@ def _verify_shard(file: Path, metadata: StoreMetadata, record: BlockRecord, full
             image_id=_name_of(file.parents[1], metadata, record, place),
             what=f"the bytes of row {record.start_row + place} have changed",
         )
-    if not hit:
-        yield Finding(block=record.index, array="features", what=f"the bytes of {file.name} have changed")
+    if not hit and file_stamp(data, spec, metadata.codec) != stamp:
+        yield Finding(
+            block=record.index,
+            array="features",
+            what=f"features/{file.name} is not the file that was committed",
+        )
+
+
+def _is_committed(data: Bytes, stamp: FileStamp, metadata: StoreMetadata, array: str) -> bool:
+    """Whether a plain file is whole and the one that was committed."""
+    return checksum_holds(data) and file_stamp(data, metadata.arrays()[array], metadata.codec) == stamp
 
 
 def _name_of(path: Path, metadata: StoreMetadata, record: BlockRecord, place: int) -> str | None:

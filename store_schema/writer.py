@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store_schema.durable import PARTIAL_SUFFIX, NewFile, crc32c, remove_partials, replace_files
+from store_schema.durable import PARTIAL_SUFFIX, NewFile, remove_partials, replace_files
 from store_schema.errors import StoreDamagedError, StoreError, StoreMismatchError, UsageError
 from store_schema.layout import ID_CHUNK_BYTES, MAX_ID_BYTES, ArraySpec
 from store_schema.ledger import (
@@ -32,7 +32,7 @@ from store_schema.ledger import (
 from store_schema.metadata import StoreMetadata, first_difference
 from store_schema.records import Block, FileStamp, ImageRecord, Problem, Receipt, check_record
 from store_schema.root import DOCUMENT, read_metadata, write_arrays, write_root
-from store_schema.shards import encode_chunk, encode_shard, encode_strings
+from store_schema.shards import encode_chunk, encode_shard, encode_strings, file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +152,10 @@ def write_block(
     stamps: dict[str, FileStamp] = {}
 
     def files() -> Iterator[NewFile]:
-        for array, key, data in _encode_block(metadata, block, items):
-            stamps[f"{array}/{key}"] = FileStamp(num_bytes=len(data), crc32c=crc32c(data))
-            yield NewFile(path / array / key, data, f"block {block.index}, {array}")
+        for spec, key, data in _encode_block(metadata, block, items):
+            name = f"{spec.name}/{key}"
+            stamps[name] = file_stamp(np.frombuffer(data, np.uint8), spec, metadata.codec)
+            yield NewFile(path / name, data, f"block {block.index}, {spec.name}")
 
     replace_files(files())
     records = [item for item in items if isinstance(item, ImageRecord)]
@@ -181,23 +182,23 @@ def _check_items(block: Block, items: Sequence[ImageRecord | Problem], metadata:
 
 def _encode_block(
     metadata: StoreMetadata, block: Block, items: Sequence[ImageRecord | Problem]
-) -> Iterator[tuple[str, str, bytes | Bytes]]:
+) -> Iterator[tuple[ArraySpec, str, bytes | Bytes]]:
     """Array, key and bytes of each file of a block, one at a time, `num_regions` last."""
     records = [item if isinstance(item, ImageRecord) else None for item in items]
     ids = ["" if record is None else record.image_id for record in records]
     for spec in metadata.arrays().values():
         if spec.name == "features":
             features = [None if record is None else record.features for record in records]
-            yield spec.name, spec.chunk_key(block.index), encode_shard(features, spec, metadata.codec)
+            yield spec, spec.chunk_key(block.index), encode_shard(features, spec, metadata.codec)
         elif spec.name == "image_id":
             padded = [*ids, *[""] * (metadata.block_size - len(ids))]
-            yield spec.name, spec.chunk_key(block.index), encode_strings(padded, metadata.codec)
+            yield spec, spec.chunk_key(block.index), encode_strings(padded, metadata.codec)
         elif spec.name == "image_id_utf8":
             for part, values in enumerate(_id_parts(ids, _id_width(block.image_ids), metadata.block_size)):
-                yield spec.name, spec.chunk_key(block.index, part), encode_chunk(values, metadata.codec)
+                yield spec, spec.chunk_key(block.index, part), encode_chunk(values, metadata.codec)
         else:
             values = _small_values(spec, records)
-            yield spec.name, spec.chunk_key(block.index), encode_chunk(values, metadata.codec)
+            yield spec, spec.chunk_key(block.index), encode_chunk(values, metadata.codec)
 
 
 def _small_values(spec: ArraySpec, records: Sequence[ImageRecord | None]) -> NDArray[Any]:

@@ -256,6 +256,8 @@ def test_fingerprint_changes_with_content_and_not_with_place(fixed_path: Path, t
     assert RegionStore.open(shutil.copytree(fixed_path, tmp_path / "copy")).fingerprint == original
     fewer = write_store(tmp_path / "fewer", image_ids=IDS[:-1])
     other = write_store(tmp_path / "other", replace(METADATA, selection={"score_thresh": 0.3}))
+    scaled = write_store(tmp_path / "scaled", scale=2)  # the same sizes, names and numbers of regions
+    assert RegionStore.open(scaled).fingerprint != original
     newer = write_store(tmp_path / "newer", replace(METADATA, code_version="9"))
     assert RegionStore.open(fewer).fingerprint != original
     assert RegionStore.open(other).fingerprint != original
@@ -338,6 +340,15 @@ def test_a_flipped_bit_in_a_shards_index_is_named(fixed_copy: Path, place: int) 
     flip(fixed_copy / "features" / "c.0.0.0", place)
     with pytest.raises(StoreDamagedError, match=r"block 0, features: c.0.0.0: the checksum of its index"):
         RegionStore.open(fixed_copy).image(GOOD[0])
+
+
+def test_a_small_file_of_another_store_is_named(fixed_copy: Path, tmp_path: Path) -> None:
+    """Same size, and its own checksum is in order."""
+    shutil.copy(write_store(tmp_path / "scaled", scale=2) / "boxes" / "c.1.0.0", fixed_copy / "boxes")
+    with pytest.raises(
+        StoreDamagedError, match=r"block 1, boxes: c.1.0.0 is not the file that was committed"
+    ):
+        RegionStore.open(fixed_copy).read(GOOD)
 
 
 def test_a_zero_filled_shard_is_named(fixed_copy: Path) -> None:

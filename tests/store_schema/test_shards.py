@@ -20,6 +20,7 @@ from store_schema.shards import (
     encode_chunk,
     encode_shard,
     encode_strings,
+    file_stamp,
     index_bytes,
 )
 from tests.store_schema.tiny import ADAPTIVE, METADATA
@@ -82,6 +83,22 @@ def test_we_read_zarrs_shard(tmp_path: Path, spec: ArraySpec) -> None:
         )
         slots = min(spec.inner_chunk[1], spec.row_shape[0])
         assert np.array_equal(chunk[0, :slots], values[place, :slots])
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("spec", [FIXED, CHUNKED])
+def test_stamps_tell_shards_of_equal_size_apart(spec: ArraySpec, codec: Codec) -> None:
+    """A CRC-32C of the whole file would not: every chunk ends in its own."""
+    values = np.ones((3, 6), np.float16)
+    other = np.ones((3, 6), np.float16)
+    other[2, 5] = 2
+    one, two = (encode_shard([values, rows, values], spec, "none") for rows in (values, other))
+    assert google_crc32c.value(one) == google_crc32c.value(two)
+    assert file_stamp(one, spec, "none") != file_stamp(two, spec, "none")
+    assert file_stamp(one, spec, "none") == file_stamp(one.copy(), spec, "none")
+    plain = [np.frombuffer(encode_chunk(rows, codec), np.uint8) for rows in (values, other)]
+    boxes = METADATA.arrays()["boxes"]
+    assert file_stamp(plain[0], boxes, codec) != file_stamp(plain[1], boxes, codec)
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd"])

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
 
@@ -13,7 +12,7 @@ from store_schema.durable import seal
 from store_schema.errors import StoreMismatchError, StoreNotFoundError
 from store_schema.ledger import ledger_folder, record_path
 from store_schema.metadata import StoreMetadata
-from store_schema.shards import encode_chunk, encode_shard
+from store_schema.shards import encode_chunk, encode_shard, file_stamp
 from store_schema.verify import Finding, verify
 from store_schema.writer import StoreWriter
 from tests.store_schema.tiny import ADAPTIVE, IDS, METADATA, contents, finish, record, write_store
@@ -81,6 +80,15 @@ def test_a_flipped_bit_in_features_is_found_with_its_picture(fixed_copy: Path) -
         Finding(block=1, array="features", image_id=HIT, what=f"the bytes of row {row} have changed")
     ]
     assert str(findings[0]) == f"block 1, features, picture {HIT!r}: the bytes of row {row} have changed"
+
+
+@pytest.mark.parametrize("name", ["features/c.1.0.0", "boxes/c.1.0.0"])
+def test_a_whole_file_of_another_store_is_found(fixed_copy: Path, tmp_path: Path, name: str) -> None:
+    """Same size, its own checksums in order: only the record knows better."""
+    changed = write_store(tmp_path / "changed", scale=2)
+    shutil.copy(changed / name, fixed_copy / name)
+    findings = verify(fixed_copy, full=True).findings
+    assert [(finding.block, finding.array) for finding in findings] == [(1, name.split("/")[0])]
 
 
 def test_every_damaged_block_is_found_not_only_the_first(fixed_copy: Path) -> None:
@@ -266,5 +274,6 @@ def forge(store: Path, name: str, data: bytes) -> None:
     (store / name).write_bytes(data)
     path = record_path(store, int(name.split(".")[1]))
     content = json.loads(path.read_bytes())["content"]
-    content["files"][name] = [len(data), google_crc32c.value(data)]
+    stamp = file_stamp(np.frombuffer(data, np.uint8), METADATA.arrays()[name.split("/")[0]], "none")
+    content["files"][name] = [stamp.num_bytes, stamp.digest]
     path.write_bytes(seal(content))

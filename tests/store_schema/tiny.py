@@ -60,17 +60,27 @@ def item(image_id: str, metadata: StoreMetadata = METADATA) -> ImageRecord | Pro
     return record(image_id, metadata)
 
 
-def finish(writer: StoreWriter, block: Block) -> None:
-    """Write and commit one block."""
-    items = [item(image_id, writer.metadata) for image_id in block.image_ids]
+def finish(writer: StoreWriter, block: Block, *, scale: float = 1) -> None:
+    """Write and commit one block; another scale gives other features and boxes in files of the same sizes."""
+    items = [scaled(item(image_id, writer.metadata), scale) for image_id in block.image_ids]
     writer.commit(block, write_block(writer.path, writer.metadata, block, items))
 
 
-def write_store(path: Path, metadata: StoreMetadata = METADATA, image_ids: Sequence[str] = IDS) -> Path:
+def scaled(one: ImageRecord | Problem, scale: float) -> ImageRecord | Problem:
+    """The same picture with larger features and smaller boxes."""
+    if isinstance(one, Problem):
+        return one
+    features = (one.features * scale).astype(one.features.dtype)
+    return replace(one, features=features, boxes=(one.boxes / scale).astype(np.float32))
+
+
+def write_store(
+    path: Path, metadata: StoreMetadata = METADATA, image_ids: Sequence[str] = IDS, *, scale: float = 1
+) -> Path:
     """A finished store."""
     with StoreWriter.open(path, metadata) as writer:
         for block in writer.plan(image_ids):
-            finish(writer, block)
+            finish(writer, block, scale=scale)
     return path
 
 
