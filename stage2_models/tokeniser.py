@@ -35,7 +35,9 @@ _ABBREVIATIONS = (
 _CAPITAL_ABBREVIATIONS = "Az Pa La Ark Del Ill Ore Tex Mass Miss Wash"
 _NUMBER_ABBREVIATIONS = "ca no nos op pp art fig figs prop"
 
-_ONE_WORD_APOSTROPHES = r"fo'c'sle|o'clock|ma'am|cap'n|li'l|c'est|o'er|ol'|somethin'|'n'|'em|'cause|'till?|'[2-9]0s"
+_ONE_WORD_APOSTROPHES = (
+    r"fo'c'sle|o'clock|ma'am|cap'n|li'l|c'est|o'er|ol'|somethin'|'n'|'em|'cause|'till?|'[2-9]0s"
+)
 
 
 def tokenise(text: str) -> list[str]:
@@ -80,7 +82,7 @@ def _token_pattern() -> str:
     sentence_glue = rf"{letter}{alnum}*(?:[.!?]{letter}{alnum}*)+"
     return "|".join(
         (
-            rf"(?i:https?://[^\s\"<>()]*[^\s\"<>().,!?;:])",
+            r"(?i:https?://[^\s\"<>()]*[^\s\"<>().,!?;:])",
             rf"{alnum}[\w.+-]*@{alnum}[\w.-]*[,]?(?<=\w|,)",
             rf"</?{letter}+ ?/?>",
             rf"(?i:{halves})",
