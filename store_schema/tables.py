@@ -183,6 +183,8 @@ def _check(frame: pd.DataFrame, name: TableName, path: Path) -> None:
         )
         _refuse(frame, frame["path"].map(_leaves_root), path, "path must stay below the images' root", "path")
     if name == "objects":
+        infinite = frame[["x1", "y1", "x2", "y2"]].abs().max(axis=1) == float("inf")
+        _refuse(frame, infinite, path, "x1, y1, x2 and y2 must be finite", "x2")
         _refuse(frame, (frame["x1"] < 0) | (frame["y1"] < 0), path, "x1 and y1 must be at least 0", "x1")
         _refuse(
             frame,
@@ -201,7 +203,11 @@ def _has_type(values: pd.Series, kind: ColumnType) -> bool:
         case "string":
             return bool(present.map(lambda value: isinstance(value, str)).all())
         case "int":
-            return pd.api.types.is_integer_dtype(present) or bool((present == present.round()).all())
+            if pd.api.types.is_integer_dtype(present):
+                return True
+            # a column with empty cells comes as float, or as whole Python numbers
+            present = pd.to_numeric(present, errors="coerce")
+            return bool((present == present.round()).all())
         case "float":
             return pd.api.types.is_numeric_dtype(present)
         case "bool":
@@ -221,5 +227,7 @@ def _refuse(frame: pd.DataFrame, bad: pd.Series, path: Path, rule: str, column: 
     if bad.any():
         row = int(bad.to_numpy().argmax())
         more = int(bad.sum()) - 1
-        others = f" (and {more} more rows)" if more else ""
-        raise TableError(f"{path}: row {row}: {rule}; {column} is {frame[column].iloc[row]!r}{others}")
+        others = f" (and {more} more row{'s' if more > 1 else ''})" if more else ""
+        value = frame[column].iloc[row]
+        value = value.item() if hasattr(value, "item") else value
+        raise TableError(f"{path}: row {row}: {rule}; {column} is {value!r}{others}")
