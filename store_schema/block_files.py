@@ -33,6 +33,10 @@ from store_schema.shards import (
 Verify = Literal["first", "always", "never"]
 
 
+MIN_MAPPED_BYTES = 1 << 16
+"""Smaller files of plain arrays are read: a mapping costs more, and Linux allows a process only 65,530 of them."""
+
+
 @dataclass(eq=False)
 class OpenShard:
     """One block's features: where each chunk lies and which were checked already."""
@@ -84,12 +88,14 @@ class BlockFiles:
                 if size != stamp.num_bytes:
                     raise self._wrong_size(block, name, size)
 
-    def plain(self, name: str, block: int) -> NDArray[Any]:
-        """A block of an array that is not sharded, [block size, ...], read-only; kept for the next time."""
+    def plain(self, name: str, block: int, *, keep: bool = True) -> NDArray[Any]:
+        """A block of an array that is not sharded, [block size, ...], read-only; `keep` it for the next time."""
         values = self._plain.get((name, block))
         if values is None:
             spec = self._specs[name]
-            values = self._plain[name, block] = self._read_plain(spec, block, spec.chunk_key(block))
+            values = self._read_plain(spec, block, spec.chunk_key(block))
+            if keep:
+                self._plain[name, block] = values
         return values
 
     def id_bytes(self, block: int, width: int) -> Bytes:
@@ -221,7 +227,11 @@ class BlockFiles:
         if stamp is None:
             raise self._damaged(block, spec.name, f"its commit record does not know {key}")
         try:
-            data = mapping.map_file(path) if self._mmap else np.fromfile(path, np.uint8)
+            if self._mmap and (spec.inner_chunk is not None or stamp.num_bytes >= MIN_MAPPED_BYTES):
+                data = mapping.map_file(path)
+            else:
+                data = np.fromfile(path, np.uint8)
+                data.setflags(write=False)
         except FileNotFoundError as error:
             raise self._wrong_size(block, name, None) from error
         except OSError as error:

@@ -327,7 +327,7 @@ class RegionStore:
             spec = self.metadata.arrays()[name]
             values = np.full((max(self._blocks, default=-1) + 1) * size, spec.fill, spec.dtype)
             for block in self._blocks:
-                part = self._source.plain(name, block)
+                part = self._source.plain(name, block, keep=False)
                 values[block * size : block * size + len(part)] = part
             self._image_values[name] = values
         return self._image_values[name]

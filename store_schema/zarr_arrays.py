@@ -49,11 +49,13 @@ class ZarrArrays:
         """Length of the image dimension."""
         return int(self._arrays["num_regions"].shape[0])
 
-    def plain(self, name: str, block: int) -> NDArray[Any]:
-        """A block of a small array, [up to block size, ...]; kept for the next time."""
+    def plain(self, name: str, block: int, *, keep: bool = True) -> NDArray[Any]:
+        """A block of a small array, [up to block size, ...]; `keep` it for the next time."""
         values = self._plain.get((name, block))
         if values is None:
-            values = self._plain[name, block] = self._read(name, block * self._block_size, self._block_size)
+            values = self._read(name, block * self._block_size, self._block_size)
+            if keep:
+                self._plain[name, block] = values
         return values
 
     def id_width(self) -> int:
