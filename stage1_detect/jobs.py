@@ -1,7 +1,7 @@
 """Regions of many pictures into a store: block by block on dask, to be stopped and run again at any time.
 
 The driver plans blocks, hands each to dask as one task, and commits it when it ends; what is committed is never done
-again. In-process by default; threads and processes are a cluster on this machine. Importing this module is cheap,
+again. In this process by default; processes are a dask cluster of this machine. Importing this module is cheap,
 and a finished job is recognised without loading torch.
 """
 
@@ -12,10 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -46,9 +48,11 @@ Scheduler = Literal["sync", "threads", "processes"]
 class JobConfig:
     """How a job runs and how its store lies on disk; what it extracts is `ExtractorSpec`'s."""
 
-    scheduler: Scheduler = "sync"
-    """"sync": dask in this process, one block after the other. "threads", "processes": `num_workers` blocks at once."""
-    num_workers: int = 1
+    scheduler: Scheduler = "threads"
+    """"sync": one block after the other, each operation on all cores. "threads", "processes": `num_workers` blocks at
+    once, the cores shared out among them, which suits small networks better."""
+    num_workers: int = 0
+    """0: one a core, at most 4; more threads of one process wait for each other."""
     batch_size: int = 16
     """Pictures that the network sees at once, if they come to it at one size."""
     block_size: int = 256
@@ -59,13 +63,20 @@ class JobConfig:
     def __post_init__(self) -> None:
         if self.scheduler not in ("sync", "threads", "processes"):
             raise ConfigError(f"scheduler must be 'sync', 'threads' or 'processes', not {self.scheduler!r}")
-        for name in ("num_workers", "batch_size", "block_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.scheduler == "sync" and self.num_workers != 1:
+        for name, least in (("num_workers", 0), ("batch_size", 1), ("block_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.scheduler == "sync" and self.num_workers > 1:
             raise ConfigError(
-                f"num_workers = {self.num_workers} has no effect with scheduler 'sync'; use 'processes'"
+                f"num_workers = {self.num_workers} has no effect with scheduler 'sync'; use 'threads'"
             )
+
+    @property
+    def workers(self) -> int:
+        """Blocks at work at once."""
+        if self.scheduler == "sync":
+            return 1
+        return self.num_workers or min(_cores(), 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +193,10 @@ def detect_to_store(
     return tally.summary(time.perf_counter() - started)
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def _metadata(spec: ExtractorSpec, config: JobConfig) -> StoreMetadata:
     return spec.store_metadata(
         feature_dtype=config.feature_dtype, block_size=config.block_size, codec=config.codec
@@ -207,7 +222,6 @@ def _tasks(
 ) -> list["BlockTask"]:
     from stage1_detect.block_task import BlockTask  # loads torch: only now that there is work
 
-    cores = len(os.sched_getaffinity(0))
     return [
         BlockTask(
             store=writer.path.absolute(),
@@ -216,7 +230,7 @@ def _tasks(
             paths=tuple(path_of.get(image_id) for image_id in block.image_ids),
             spec=spec,
             batch_size=config.batch_size,
-            torch_threads=0 if config.scheduler == "sync" else max(1, cores // config.num_workers),
+            torch_threads=0 if config.scheduler == "sync" else max(1, _cores() // config.workers),
         )
         for block in blocks
     ]
@@ -267,28 +281,69 @@ _Results = Iterator[tuple["BlockTask", "BlockResult"]]
 def _run(tasks: Sequence["BlockTask"], config: JobConfig, stop: _Stop, bar: "tqdm[NoReturn]") -> _Results:
     """Each task with its result as it ends, until all are done or a stop is asked for."""
     if config.scheduler == "sync":
-        yield from _run_here(tasks, stop, bar)
-        return
-    from stage1_detect.cluster import run_on_cluster
+        yield from _run_in_order(tasks, stop, bar)
+    elif config.scheduler == "threads":
+        yield from _run_on_threads(tasks, config.workers, stop, bar)
+    else:
+        from stage1_detect.cluster import run_on_cluster
 
-    processes = config.scheduler == "processes"
-    for task, result in run_on_cluster(
-        tasks, config.num_workers, processes=processes, stopping=lambda: stop.signal_name is not None
-    ):
-        bar.update(len(task.block.image_ids))
-        yield task, result
+        for task, result in run_on_cluster(
+            tasks, config.workers, stopping=lambda: stop.signal_name is not None
+        ):
+            bar.update(len(task.block.image_ids))
+            yield task, result
 
 
-def _run_here(tasks: Sequence["BlockTask"], stop: _Stop, bar: "tqdm[NoReturn]") -> _Results:
+def _run_in_order(tasks: Sequence["BlockTask"], stop: _Stop, bar: "tqdm[NoReturn]") -> _Results:
+    for task in tasks:
+        yield task, _compute(task, bar.update)
+        if stop.signal_name is not None:
+            return
+
+
+def _run_on_threads(
+    tasks: Sequence["BlockTask"], num_threads: int, stop: _Stop, bar: "tqdm[NoReturn]"
+) -> _Results:
+    """As many tasks at a time as there are threads, so that a stop waits for no others."""
+    import torch
+
+    torch_threads = torch.get_num_threads()
+    left = threading.Event()
+
+    def on_images(number: int) -> None:
+        if left.is_set():
+            raise _LeftError
+        bar.update(number)
+
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="block") as pool:
+        try:
+            waiting = iter(tasks)
+            running = {pool.submit(_compute, task, on_images): task for task in islice(waiting, num_threads)}
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task = running.pop(future)
+                    yield task, future.result()
+                    for following in islice(waiting, 0 if stop.signal_name else 1):
+                        running[pool.submit(_compute, following, on_images)] = following
+        finally:
+            left.set()  # an interrupt or an error: do not wait for whole blocks that nobody will commit
+            torch.set_num_threads(torch_threads)
+
+
+class _LeftError(Exception):
+    """The driver has gone; ends a block between two batches."""
+
+
+def _compute(task: "BlockTask", on_images: Callable[[int], object]) -> "BlockResult":
+    """One block as one dask task in this thread."""
     from dask.delayed import delayed
 
     from stage1_detect.block_task import run_block
 
-    for task in tasks:
-        work = delayed(partial(run_block, task, bar.update), pure=False)()
-        yield task, work.compute(scheduler="synchronous")
-        if stop.signal_name is not None:
-            return
+    result: BlockResult = delayed(partial(run_block, task, on_images), pure=False)().compute(
+        scheduler="synchronous"
+    )
+    return result
 
 
 class _Tally:
