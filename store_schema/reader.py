@@ -41,7 +41,8 @@ RowsLike = NDArray[np.int64] | Sequence[int]
 class RegionStore:
     """A store opened for reading: the blocks that were finished when it was opened.
 
-    It pickles as its path and options, and is opened anew where it arrives.
+    Rows come from `rows` or `all_rows`; `num_regions` and whatever gives features refuse others. It pickles as its
+    path and options, and is opened anew where it arrives. Several threads may read from one object.
     """
 
     def __init__(

@@ -40,6 +40,8 @@ class Finding:
     image_id: str | None = None
 
     def __str__(self) -> str:
+        if self.what.startswith(("block ", "array ")):  # the words of an error, which names its place itself
+            return self.what
         place = [
             *([] if self.block is None else [f"block {self.block}"]),
             *([] if self.array is None else [self.array]),

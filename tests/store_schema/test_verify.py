@@ -101,6 +101,7 @@ def test_every_damaged_block_is_found_not_only_the_first(fixed_copy: Path) -> No
         (1, None),
         (2, "features"),
     ]
+    assert str(findings[1]).startswith("block 1, commit record: ")
 
 
 def test_broken_descriptions_are_found_by_name(fixed_copy: Path) -> None:
