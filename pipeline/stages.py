@@ -76,9 +76,8 @@ def train_captioner(tables: Path, store: Path, out: Path, options: TrainOptions)
     from stage2_models.captioner import CaptionerConfig
 
     def build(sections: Mapping[str, Any]) -> "Task[Any]":
-        device = _device(sections)
         return build_caption_task(
-            tables, store, model=sections["model"], data=sections["data"], device=device
+            tables, store, model=sections["model"], data=sections["data"], **_process(sections)
         )
 
     types = {"model": CaptionerConfig, "data": CaptionDataConfig}
@@ -93,8 +92,9 @@ def train_vqa(tables: Path, store: Path | None, out: Path, options: TrainOptions
     from stage2_models.vqa_task import build_vqa_task
 
     def build(sections: Mapping[str, Any]) -> "Task[Any]":
-        device = _device(sections)
-        return build_vqa_task(tables, store, model=sections["model"], data=sections["data"], device=device)
+        return build_vqa_task(
+            tables, store, model=sections["model"], data=sections["data"], **_process(sections)
+        )
 
     inputs = {"tables": str(tables)} | ({} if store is None else {"store": str(store)})
     return _train("vqa", {"model": VqaConfig, "data": VqaDataConfig}, build, inputs, out, options)
@@ -125,9 +125,13 @@ def _train(
 ) -> "TrainResult":
     """Read the configuration, seed, build the task, train: the same for every model."""
     from pipeline.training.config import TrainingConfig
+    from pipeline.training.resume import parent_config_file
 
-    file = find_config(options.config or DEFAULT_CONFIGS[name])
-    sections = load_config({**types, "training": TrainingConfig}, file, options.sets)
+    # A branch changes the configuration of the run that it comes from, unless another one is named.
+    parent = parent_config_file(out, options.resume) if options.config is None else None
+    file = parent or find_config(options.config or DEFAULT_CONFIGS[name])
+    types = {**types, "training": TrainingConfig}
+    sections = load_config(types, file, options.sets, unread_sections=("inputs",))
     import torch
 
     from pipeline.training.randomness import seed_everything
@@ -147,10 +151,12 @@ def _train(
     )
 
 
-def _device(sections: Mapping[str, Any]) -> Any:  # noqa: ANN401  (torch.device; torch is not imported up here)
-    from pipeline.training.processes import resolve_device
+def _process(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Where this process computes, and its part of a distributed run (as torchrun says)."""
+    from pipeline.training.processes import rank_and_world_size, resolve_device
 
-    return resolve_device(sections["training"].device)
+    rank, world_size = rank_and_world_size()
+    return {"device": resolve_device(sections["training"].device), "rank": rank, "world_size": world_size}
 
 
 def _refuse_missing_folder(tables: Path) -> None:

@@ -71,6 +71,7 @@ class DetectionTask:
     ) -> None:
         self.config = config
         self.data = data
+        self.batch_size = data.batch_size
         self.losses = losses
         self.train = train
         self.val = val

@@ -101,6 +101,7 @@ class CaptionTask:
         self.model: nn.Module = model
         self.config = config
         self.data = data
+        self.batch_size = data.batch_size
         self.vocabulary = vocabulary
         self.train = train
         self.held_out = held_out

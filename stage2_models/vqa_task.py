@@ -126,6 +126,7 @@ class VqaTask:
         self.model: nn.Module = model
         self.config = config
         self.data = data
+        self.batch_size = data.batch_size
         self.vocabulary = vocabulary
         self.answers = answers
         self.train = train

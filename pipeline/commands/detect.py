@@ -54,13 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", help="of the tables: only this split")
     add("--images-root", type=Path, help="where the tables' paths start (default: the tables)")
     add("--device", default="cpu", help="cpu or cuda (default cpu)")
-    add(
-        "--scheduler",
-        choices=["sync", "threads", "processes"],
-        default="sync",
-        help="how dask runs (default sync)",
-    )
-    add("--num-workers", type=int, default=1, help="blocks at once, with --scheduler threads or processes")
+    add("--scheduler", choices=["sync", "threads", "processes"], default="threads", help="of dask (threads)")
+    add("--num-workers", type=int, default=0, help="blocks at once (default 0: one a core, at most 4)")
     add("--batch-size", type=int, default=16, help="pictures the network sees at once (default 16)")
     add("--block-size", type=int, default=256, help="pictures in a block of a new store (default 256)")
     add(

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder to write")
     add("--split", default="auto", help="of the tables; default: test if there is one, else val")
     add("--images-root", type=Path, help="where the tables' paths start (default: the tables)")
-    add("--beam-size", type=int, default=3, help="of captions (default 3; 1 is greedy)")
+    add("--beam-size", type=int, default=1, help="of captions (default 1: greedy)")
     add("--boxes", help="for models on given boxes: a table of boxes, or FastestDet as .onnx")
     add("--weights", help="the models' detector, where it no longer lies where they say")
     add("--json", action="store_true", help="print the report's JSON")

@@ -28,6 +28,8 @@ class Task(Protocol[B]):
     best_metric: str
     """The key of `evaluate()`'s result by which the best checkpoint is chosen."""
     higher_is_better: bool
+    batch_size: int
+    """Samples in a batch, on one process: with it a run goes on at the right sample under another batch size."""
 
     @property
     def model(self) -> nn.Module:
@@ -57,7 +59,8 @@ class Task(Protocol[B]):
     def loss(self, batch: B, *, step: int, epoch: int) -> tuple[Tensor, Tensor | int, Mapping[str, Tensor]]:
         """The loss summed over the batch's items, the number of items, and detached parts for the log.
 
-        The trainer divides by the number of items over all accumulated batches and all ranks.
+        The trainer divides by the number of items over all accumulated batches and all ranks. The parts are means
+        as they are to be read; the log shows their mean over batches.
         """
         ...
 

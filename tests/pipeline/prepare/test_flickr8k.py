@@ -29,11 +29,8 @@ def test_every_caption_keeps_its_picture_and_its_split(tmp_path: Path) -> None:
     assert images["split"].value_counts().to_dict() == {"train": 6, "val": 2}
     by_image = captions.merge(images, on="image_id", suffixes=("", "_of_image"))
     assert (by_image["split"] == by_image["split_of_image"]).all()
-    assert images.set_index("image_id").loc["3", ["path", "width", "height"]].tolist() == [
-        "images/3.jpg",
-        23,
-        10,
-    ]
+    row = images[images["image_id"] == "3"].iloc[0]
+    assert (row["path"], row["width"], row["height"]) == ("images/3.jpg", 23, 10)
 
 
 def test_official_split_lists_are_used_where_they_lie_in_the_folder(tmp_path: Path) -> None:
