@@ -41,7 +41,9 @@ MIN_MAPPED_BYTES = 1 << 16
 class OpenShard:
     """One block's features: where each chunk lies and which were checked already."""
 
-    data: Bytes
+    path: Path
+    data: Bytes | None
+    """The mapped file; None where chunks are read one by one."""
     address: int
     """Of `data` in memory."""
     starts: list[int]
@@ -142,9 +144,9 @@ class BlockFiles:
 
     def will_need(self, block: int, place: int) -> None:
         """Ask the system to read an image's features from the disk in the background."""
-        if not self._mmap:
-            return
         shard = self._shards.get(block) or self._open_shard(block)
+        if shard.data is None:
+            return
         chunks = slice(place * self._groups, (place + 1) * self._groups)
         stored = [
             (start, size)
@@ -156,55 +158,62 @@ class BlockFiles:
             mapping.will_need(shard.address + start, max(start + size for start, size in stored) - start)
 
     def _chunk(self, shard: OpenShard, block: int, number: int, num_regions: int) -> NDArray[Any]:
-        if not shard.checked[number]:
-            self._check(shard, block, number)
-        if self._direct:
-            shape = (num_regions, self._chunk_shape[1])
+        """The first regions of one chunk; its checksum is compared as `verify` says."""
+        shape = (num_regions, self._chunk_shape[1])
+        if self._direct and shard.checked[number] and shard.data is not None:
             return np.ndarray(shape, self._feature_dtype, shard.data, shard.starts[number])
-        start, size = shard.starts[number], shard.lengths[number]
+        chunk = self._checked_chunk(shard, block, number)
+        if self._direct:
+            return np.ndarray(shape, self._feature_dtype, chunk)
         try:
             values = decode_values(
-                shard.data[start : start + size],
-                self._metadata.feature_dtype,
-                self._chunk_shape,
-                self._metadata.codec,
+                chunk, self._metadata.feature_dtype, self._chunk_shape, self._metadata.codec
             )
         except ValueError as error:
-            raise self._damaged(
-                block, "features", f"the chunk of row {self._row(block, number)}: {error}"
-            ) from error
+            what = f"the chunk of row {self._row(block, number)}: {error}"
+            raise self._damaged(block, "features", what) from error
         return values[:num_regions]
 
-    def _check(self, shard: OpenShard, block: int, number: int) -> None:
+    def _checked_chunk(self, shard: OpenShard, block: int, number: int) -> Bytes:
+        """The bytes of one chunk. What was read and not mapped is new each time, and is checked each time."""
         start, size = shard.starts[number], shard.lengths[number]
+        row = self._row(block, number)
         if start < 0:
+            raise self._damaged(block, "features", f"row {row} has regions but no features")
+        if shard.data is not None:
+            chunk = shard.data[start : start + size]
+        else:
+            chunk = self._read_range(block, shard.path, start, size)
+        if self._verify != "never" and not shard.checked[number] and not checksum_holds(chunk):
             raise self._damaged(
-                block, "features", f"row {self._row(block, number)} has regions but no features"
+                block, "features", f"the bytes of row {row} have changed since they were written"
             )
-        if self._verify != "never" and not checksum_holds(shard.data[start : start + size]):
-            raise self._damaged(
-                block,
-                "features",
-                f"the bytes of row {self._row(block, number)} have changed since they were written",
-            )
-        shard.checked[number] = self._verify != "always"
+        shard.checked[number] = self._verify != "always" and shard.data is not None
+        return chunk
 
     def _open_shard(self, block: int) -> OpenShard:
         spec = self._specs["features"]
-        data = self._load(block, spec, spec.chunk_key(block))
-        tail = data[-index_bytes(spec) :]
+        key = spec.chunk_key(block)
+        tail_bytes = index_bytes(spec)
+        if self._mmap:
+            data = self._load(block, spec, key)
+            file_bytes, tail = len(data), data[-tail_bytes:]
+        else:
+            data = None
+            file_bytes = self._committed_bytes(block, spec, key)
+            tail = self._read_range(block, self._store / spec.name / key, file_bytes - tail_bytes, tail_bytes)
         try:
-            index = decode_index(tail, len(data), spec, self._metadata.codec)
+            index = decode_index(tail, file_bytes, spec, self._metadata.codec)
         except ValueError as error:
-            raise self._damaged(block, spec.name, f"{spec.chunk_key(block)}: {error}") from error
-        shard = OpenShard(
+            raise self._damaged(block, spec.name, f"{key}: {error}") from error
+        shard = self._shards[block] = OpenShard(
+            path=self._store / spec.name / key,
             data=data,
-            address=data.ctypes.data,
+            address=0 if data is None else data.ctypes.data,
             starts=index.offsets.ravel().tolist(),
             lengths=index.lengths.ravel().tolist(),
             checked=bytearray(index.offsets.size),
         )
-        self._shards[block] = shard
         return shard
 
     def _read_plain(self, spec: ArraySpec, block: int, key: str) -> NDArray[Any]:
@@ -221,24 +230,45 @@ class BlockFiles:
         return values
 
     def _load(self, block: int, spec: ArraySpec, key: str) -> Bytes:
-        name = f"{spec.name}/{key}"
-        path = self._store / name
-        stamp = self._records[block].receipt.files.get(name)
-        if stamp is None:
-            raise self._damaged(block, spec.name, f"its commit record does not know {key}")
+        """A whole file, mapped where that pays."""
+        path = self._store / spec.name / key
+        expected = self._committed_bytes(block, spec, key)
         try:
-            if self._mmap and (spec.inner_chunk is not None or stamp.num_bytes >= MIN_MAPPED_BYTES):
+            if self._mmap and (spec.inner_chunk is not None or expected >= MIN_MAPPED_BYTES):
                 data = mapping.map_file(path)
             else:
                 data = np.fromfile(path, np.uint8)
                 data.setflags(write=False)
-        except FileNotFoundError as error:
-            raise self._wrong_size(block, name, None) from error
         except OSError as error:
-            raise self._damaged(block, spec.name, f"{path} cannot be read ({error.strerror})") from error
-        if len(data) != stamp.num_bytes:
-            raise self._wrong_size(block, name, len(data))
+            raise self._unreadable(block, path, error) from error
+        if len(data) != expected:
+            raise self._wrong_size(block, f"{spec.name}/{key}", len(data))
         return data
+
+    def _read_range(self, block: int, path: Path, start: int, size: int) -> Bytes:
+        """Bytes of a shard, read without mapping it."""
+        try:
+            with path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, start)
+                if len(data) != size:
+                    name = f"{path.parent.name}/{path.name}"
+                    raise self._wrong_size(block, name, os.fstat(file.fileno()).st_size)
+        except StoreDamagedError:  # an OSError too
+            raise
+        except OSError as error:
+            raise self._unreadable(block, path, error) from error
+        return np.frombuffer(data, np.uint8)
+
+    def _committed_bytes(self, block: int, spec: ArraySpec, key: str) -> int:
+        stamp = self._records[block].receipt.files.get(f"{spec.name}/{key}")
+        if stamp is None:
+            raise self._damaged(block, spec.name, f"its commit record does not know {key}")
+        return stamp.num_bytes
+
+    def _unreadable(self, block: int, path: Path, error: OSError) -> StoreDamagedError:
+        if isinstance(error, FileNotFoundError):
+            return self._wrong_size(block, f"{path.parent.name}/{path.name}", None)
+        return self._damaged(block, path.parent.name, f"{path} cannot be read ({error.strerror})")
 
     def _wrong_size(self, block: int, name: str, size: int | None) -> StoreDamagedError:
         expected = self._records[block].receipt.files[name].num_bytes

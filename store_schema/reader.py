@@ -66,7 +66,8 @@ class RegionStore:
 
         Args:
             verify: when a chunk's CRC-32C is compared: the first time this object touches it, always, or never.
-            mmap: map files (fast; needs a local disk), or read them (whole, into memory, as they are touched).
+            mmap: map files (fast; needs a local disk), or read each chunk as it is asked for (network file systems,
+                where a mapped file that vanishes kills the process).
 
         Errors: `StoreNotFoundError`; `StoreMismatchError` for another schema version; `StoreDamagedError` naming
         block, array and remedy where a file is missing or has another size than was committed.

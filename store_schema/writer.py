@@ -62,6 +62,7 @@ class StoreWriter:
         """
         path = Path(path)
         _check_place(path, metadata)
+        _agree(path, metadata)
         try:
             make_folders(path)
         except OSError as error:
@@ -74,7 +75,7 @@ class StoreWriter:
             for folder in _folders(path, metadata):
                 folder.mkdir(exist_ok=True)
                 remove_partials(folder)
-            planned = read_plan(path, metadata.block_size)
+            planned = _whole_plan(path, metadata)
             _write_arrays(path, metadata, planned)
             write_root(path, metadata)
         except BaseException:
@@ -98,7 +99,7 @@ class StoreWriter:
             append_plan(self.path, len(self._planned), new)
             self._planned += blocks
             self._block_of |= {image_id: block.index for block in blocks for image_id in block.image_ids}
-            _write_arrays(self.path, self.metadata, self._planned)
+        _write_arrays(self.path, self.metadata, self._planned)
         wanted = {self._block_of[image_id] for image_id in image_ids} - set(finished_blocks(self.path))
         return [self._planned[index] for index in sorted(wanted)]
 
@@ -212,8 +213,8 @@ def _small_values(spec: ArraySpec, records: Sequence[ImageRecord | None]) -> NDA
         elif spec.dims == ("image",):
             values[place] = getattr(record, spec.name)
         else:
-            field = {"boxes": "boxes"}.get(spec.name, f"{spec.name}s")
-            values[place, : len(record.boxes)] = getattr(record, field)
+            regions = record.boxes if spec.name == "boxes" else getattr(record, f"{spec.name}s")
+            values[place, : len(record.boxes)] = regions
     return values
 
 
@@ -249,12 +250,29 @@ def _agree(path: Path, metadata: StoreMetadata) -> StoreMetadata:
     if not (path / DOCUMENT).is_file():
         return metadata
     stored = read_metadata(path)
+    if not ledger_folder(path).is_dir():
+        raise StoreMismatchError(
+            f"{path} has no records of finished blocks, so another tool laid it out; it can be read, not continued: "
+            "write to a new store"
+        )
     difference = first_difference(metadata, stored)
     if difference is not None:
         raise StoreMismatchError(
             f"{path} was written otherwise: {difference}; write to a new store, or use its settings"
         )
     return stored
+
+
+def _whole_plan(path: Path, metadata: StoreMetadata) -> list[Block]:
+    """Every planned block. Errors: `StoreDamagedError`, also where blocks are finished that nobody planned."""
+    planned = read_plan(path, metadata.block_size)
+    unplanned = [index for index in finished_blocks(path) if index >= len(planned)]
+    if unplanned:
+        raise StoreDamagedError(
+            f"plan of blocks: block {unplanned[0]} is finished, but {ledger_folder(path) / 'plan'} plans only "
+            f"{len(planned)} blocks; restore the folder from a copy"
+        )
+    return planned
 
 
 def _folders(path: Path, metadata: StoreMetadata) -> list[Path]:

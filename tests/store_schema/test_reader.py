@@ -155,6 +155,14 @@ def test_pieces_of_an_adaptive_store_are_views_that_join_to_the_whole(adaptive_p
     assert np.array_equal(out.features, store.read_rows(store.all_rows).features)
 
 
+def test_without_mapping_a_store_is_not_kept_in_memory(fixed_path: Path) -> None:
+    store = RegionStore.open(fixed_path, mmap=False)
+    first, second = store.feature_views(store.all_rows)[-1], store.feature_views(store.all_rows)[-1]
+    assert not np.shares_memory(first, second)
+    assert not first.flags.writeable
+    assert np.array_equal(first, second)
+
+
 def test_mapping_holds_no_file_open(tmp_path: Path) -> None:
     """A store of COCO has 481 blocks; with a descriptor for each the usual limit of 1,024 would be met."""
     path = write_store(tmp_path / "store", replace(METADATA, block_size=1))

@@ -18,6 +18,7 @@ from store_schema.errors import (
     StoreError,
     StoreLockedError,
     StoreMismatchError,
+    StoreNotFoundError,
     UsageError,
 )
 from store_schema.ledger import record_path
@@ -144,6 +145,29 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not empty \(it holds 'notes.txt'\)"):
         StoreWriter.open(tmp_path, METADATA)
     assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_another_zarr_group_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    with pytest.raises(StoreNotFoundError, match="is a Zarr group but no region store"):
+        StoreWriter.open(tmp_path, METADATA)
+    assert os.listdir(tmp_path) == ["zarr.json"]
+
+
+def test_a_store_that_another_tool_laid_out_is_not_continued(fixed_copy: Path) -> None:
+    shutil.rmtree(fixed_copy / "num_regions" / ".butd")
+    before = contents(fixed_copy)
+    with pytest.raises(StoreMismatchError, match="it can be read, not continued: write to a new store"):
+        StoreWriter.open(fixed_copy, METADATA)
+    assert contents(fixed_copy) == before
+
+
+def test_a_store_that_lost_its_plan_is_not_continued(fixed_copy: Path) -> None:
+    (fixed_copy / "num_regions" / ".butd" / "plan" / "000000.json").unlink()
+    before = contents(fixed_copy)
+    with pytest.raises(StoreDamagedError, match=r"block 0 is finished, but .*plan plans only 0 blocks"):
+        StoreWriter.open(fixed_copy, METADATA)
+    assert contents(fixed_copy) == before
 
 
 def test_a_file_in_the_place_is_refused(tmp_path: Path) -> None:
