@@ -166,7 +166,7 @@ def _detector_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fo
             _number(detector.get("map_50")),
             _number(detector.get("map")),
             _number(detector.get("attribute_accuracy")),
-            _number(detector.get("region_recall")),
+            _number(detector.get("recall")),
             ours=True,
         )
         section.tables.append(table)

@@ -12,7 +12,7 @@ from store_schema.errors import InputNotFoundError, UsageError
 SCORES = {
     "title": "A <b>run</b>",
     "data": {"images": 1200, "name": "scenes", "split": "test"},
-    "detector": {"map_50": 0.97, "map": 0.81, "attribute_accuracy": 0.98, "region_recall": 0.99},
+    "detector": {"map_50": 0.97, "map": 0.81, "attribute_accuracy": 0.98, "recall": 0.99},
     "caption": {
         "regions": {"model": "two LSTMs", "bleu_4": 0.5, "rouge_l": 0.6, "cider_d": 2.1, "true_pairs": 0.94},
         "grid": {"model": "two LSTMs", "bleu_4": 0.4, "rouge_l": 0.5, "cider_d": 1.7, "true_pairs": 0.81},
