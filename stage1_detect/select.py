@@ -38,13 +38,16 @@ def select_regions(boxes: Tensor, class_probs: Tensor, config: SelectionConfig) 
     suppressed: dict[int, int] = {}
     selected: dict[int, None] = {}  # in order of first survival
     min_regions, max_regions = min(config.min_regions, len(boxes)), min(config.max_regions, len(boxes))
-    for region, class_id, score in _descending_pairs(class_probs[:, 1:], score_thresh):
-        if len(selected) >= max_regions or (score < score_thresh and len(selected) >= min_regions):
+    for band in _descending_bands(class_probs[:, 1:], score_thresh):
+        for region, class_id, score in band:
+            if len(selected) >= (max_regions if score >= score_thresh else min_regions):
+                break
+            blocked = suppressed.get(class_id, 0)
+            if not blocked >> region & 1:
+                suppressed[class_id] = blocked | overlaps[region]
+                selected.setdefault(region)
+        if len(selected) >= min_regions:  # the first band held every pair at or above the threshold
             break
-        blocked = suppressed.get(class_id, 0)
-        if not blocked >> region & 1:
-            suppressed[class_id] = blocked | overlaps[region]
-            selected.setdefault(region)
     if score_thresh == 0:  # a score of 0 reaches the threshold
         min_regions = max_regions
     rest = (region for region in range(len(boxes)) if region not in selected)
@@ -67,27 +70,29 @@ def _overlap_bits(boxes: Tensor, nms_thresh: float) -> list[int]:
     return [int.from_bytes(row.tobytes(), "little") for row in packed]
 
 
-def _descending_pairs(probs: Tensor, score_thresh: float) -> Iterator[tuple[int, int, float]]:
-    """(region, class, probability) of all pairs above 0, highest first, ties by region, then class.
+def _descending_bands(probs: Tensor, score_thresh: float) -> Iterator[Iterator[tuple[int, int, float]]]:
+    """(region, class, probability) of all pairs above 0, highest first, ties by region, then class, in bands.
 
-    Those at or above the threshold are sorted first; then the threshold sinks, a few pairs a region each time,
-    so that the hundreds of thousands of improbable pairs of a large vocabulary are not sorted for nothing.
+    Those at or above the threshold are in the first band; then the threshold sinks, a few pairs a region each
+    time, so that the hundreds of thousands of improbable pairs of a large vocabulary are not sorted for nothing.
     """
     flat = probs.reshape(-1)
     upper = float("inf")
     lower = score_thresh if flat.numel() > _SORT_ALL_BELOW else 0.0
     while True:
-        band = ((flat >= lower) & (flat < upper) & (flat > 0)).nonzero()[:, 0]
+        inside = flat >= lower if lower > 0 else flat > 0
+        if upper < float("inf"):
+            inside &= flat < upper
+        band = inside.nonzero()[:, 0]
         scores, order = flat[band].sort(descending=True, stable=True)
         pairs = band[order]
         regions, classes = pairs // max(probs.shape[1], 1), pairs % max(probs.shape[1], 1)
-        yield from zip(regions.tolist(), classes.tolist(), scores.tolist(), strict=True)
+        yield zip(regions.tolist(), classes.tolist(), scores.tolist(), strict=True)
         if lower <= 0:
             return
         upper = lower
-        below = flat[flat < upper]
-        count = 4 * probs.shape[0]
-        lower = below.topk(count).values[-1].item() if below.numel() > count else 0.0
+        count = min(4 * probs.shape[0], flat.numel())
+        lower = torch.where(flat < upper, flat, 0).topk(count).values[-1].item()
 
 
 _SORT_ALL_BELOW = 8192
