@@ -37,9 +37,11 @@ class LossConfig:
     """A box of which at least this share lies in a crowd is no background."""
 
     objectness_weight: float = 1.0
-    rpn_box_weight: float = 1.0
-    class_weight: float = 2.0
-    box_weight: float = 1.0
+    rpn_box_weight: float = 4.0
+    class_weight: float = 3.0
+    box_weight: float = 4.0
+    """Measured on scenes, 700 steps, weights (rpn_box, class, box) of (1, 2, 1), (4, 2, 2), (4, 3, 4): map .710, .728,
+    .753; (8, 5, 8) with attributes x1.5: .752 and worse attributes."""
     attribute_weight: float = 1.0
     rpn_box_beta: float = 1 / 9
     """Where the box loss turns from quadratic to linear; sigma 3 in the original."""
