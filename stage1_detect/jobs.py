@@ -194,7 +194,10 @@ def detect_to_store(
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    """Cores that this job may use; OMP_NUM_THREADS says less where several jobs share the machine."""
+    cores = len(os.sched_getaffinity(0))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
 
 
 def _metadata(spec: ExtractorSpec, config: JobConfig) -> StoreMetadata:
