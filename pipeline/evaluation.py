@@ -15,56 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.config import read_toml
-from store_schema.artifacts import find_model_dir, read_model_json
-from store_schema.errors import InputNotFoundError, UsageError
+from pipeline.baselines import answer_baseline, caption_baselines, truth_of_captions
+from pipeline.trained_models import TrainedModel, find_models
+from store_schema.errors import StoreMismatchError, UsageError
 from store_schema.reader import RegionStore
 from store_schema.tables import has_table, read_table
 
 if TYPE_CHECKING:
     from stage2_models.caption_evaluation import CaptionEvaluation
     from stage2_models.vqa_evaluation import VqaEvaluation
-    from store_schema.tables import TableName
 
 logger = logging.getLogger(__name__)
 
 SPLIT_PREFERENCE = ("test", "val")
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model found in a run folder: what it does, which part it plays in a comparison."""
-
-    name: str
-    model_dir: Path
-    info: Mapping[str, Any]
-    run: Path | None
-    """The run that it comes from; None for a model folder on its own."""
-
-    @property
-    def task(self) -> str:
-        """ "detector", "caption" or "vqa"."""
-        return str(self.info["task"])
-
-    @property
-    def role(self) -> str:
-        """ "regions", "grid", "paper" or "question_only": the key in the report."""
-        if self.task == "vqa" and self.info["model"]["question_only"]:
-            return "question_only"
-        if self.info.get("box_source") == "grid":
-            return "grid"
-        if self.task == "vqa" and self.info["model"]["form"] == "paper":
-            return "paper"
-        return "regions"
-
-    @property
-    def title(self) -> str:
-        """A phrase for tables."""
-        if self.task == "caption":
-            return "top-down attention, two LSTMs"
-        return {"question_only": "no regions", "paper": "paper's form"}.get(
-            self.role, f"{self.info['model']['form']} form"
-        )
 
 
 @dataclass(kw_only=True)
@@ -117,6 +80,8 @@ def evaluate(path: Path, settings: EvaluationSettings) -> dict[str, Any]:
     for model in models:
         logger.info("scoring %s (%s, %s)", model.name, model.task, model.role)
         if model.task == "detector":
+            if done.detector is not None:
+                logger.warning("a second detector, %s: its scores stand in the report", model.name)
             done.detector = _score_detector(model, settings, split)
         elif model.task == "caption" and has_table(tables, "captions"):
             _score_captioner(model, settings, split, stores.of(model), done)
@@ -135,27 +100,6 @@ def evaluate(path: Path, settings: EvaluationSettings) -> dict[str, Any]:
     write_examples(done, settings, split)
     write_json(settings.out / "report.json", report)
     return report
-
-
-def find_models(path: Path) -> list[TrainedModel]:
-    """List the models of a run, a model folder, or a folder of runs (those with a checkpoint).
-
-    Errors: `InputNotFoundError` where there is none.
-    """
-    if not path.is_dir():
-        raise InputNotFoundError(f"a run, a model or a folder of runs expected at {path}, there is no folder")
-    runs = sorted(child.parent for child in path.glob("*/run.json"))
-    found = []
-    for run in runs or [path]:
-        if runs and not (run / "checkpoints").is_dir():
-            continue
-        model_dir = find_model_dir(run)
-        info = read_model_json(model_dir)
-        is_run = (run / "run.json").is_file()
-        found.append(TrainedModel(run.name, model_dir, info, run if is_run else None))
-    if not found:
-        raise InputNotFoundError(f"{path} holds no trained model yet; train one with 'butd train'")
-    return found
 
 
 def choose_split(tables: Path, wanted: str) -> str:
@@ -197,8 +141,6 @@ class _Stores:
         """Refuse given stores of which none fits any model, with both fingerprints named."""
         expected = {model.info.get("features_fingerprint") for model in models} - {None}
         if self.by_features and expected and not expected & self.by_features.keys():
-            from store_schema.errors import StoreMismatchError
-
             store = next(iter(self.by_features.values()))
             raise StoreMismatchError(
                 f"{store.path} holds features {store.features_fingerprint} (detector "
@@ -313,7 +255,7 @@ def _report(
             "feature_dim": metadata.feature_dim,
             "detector": metadata.detector["fingerprint"],
         }
-    seeds = {_run_config(model).get("training", {}).get("seed") for model in models} - {None}
+    seeds = {model.run_config().get("training", {}).get("seed") for model in models} - {None}
     if len(seeds) == 1:
         report["seed"] = seeds.pop()
     report["versions"] = software_versions()
@@ -323,17 +265,7 @@ def _report(
 def _caption_scores(done: Evaluated, role: str, settings: EvaluationSettings) -> dict[str, Any]:
     model, result, _ = done.captions[role]
     words = {image_id: caption.words for image_id, caption in result.captions.items()}
-    return {"model": model.title, **result.metrics(), **_truth(words, settings.tables)}
-
-
-def _truth(words: Mapping[str, Sequence[str]], tables: Path) -> dict[str, float]:
-    """Shares of stated pairs and objects that are true, where the tables know objects."""
-    if not (has_table(tables, "objects") and has_table(tables, "object_attributes")):
-        return {}
-    from stage2_models.grounding import true_pairs
-
-    truth = true_pairs(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
-    return {"true_pairs": truth.pairs, "true_objects": truth.objects, "stated_pairs": truth.num_pairs}
+    return {"model": model.title, **result.metrics(), **truth_of_captions(words, settings.tables)}
 
 
 def _attention(done: Evaluated, settings: EvaluationSettings) -> dict[str, float]:
@@ -351,88 +283,11 @@ def _baselines(
     baselines: dict[str, Any] = {}
     if done.captions:
         _, result, store = next(iter(done.captions.values()))
-        baselines |= _caption_baselines(list(result.captions), models, settings, split, store)
+        baselines |= caption_baselines(list(result.captions), models, settings.tables, split, store)
     if done.answers:
-        baselines |= _answer_baseline(models, done, settings, split)
+        _, answered, _ = next(iter(done.answers.values()))
+        baselines |= answer_baseline(answered.predictions.keys(), models, settings.tables, split)
     return baselines
-
-
-def _caption_baselines(
-    image_ids: Sequence[str],
-    models: Sequence[TrainedModel],
-    settings: EvaluationSettings,
-    split: str,
-    store: RegionStore,
-) -> dict[str, Any]:
-    """The most common training caption for every picture, and each picture's last reference against its others."""
-    from stage2_models.caption_data import read_captions
-    from stage2_models.caption_metrics import most_common_caption, score_captions
-
-    references = read_captions(settings.tables, split, store, max_missing_share=0.1).references()
-    references = {image_id: references[image_id] for image_id in image_ids}
-    baselines: dict[str, Any] = {}
-    training = _training_captions(models)
-    if training:
-        common = most_common_caption(training)
-        candidates = dict.fromkeys(image_ids, common)
-        scores = score_captions(candidates, references).overall
-        baselines["most_common_caption"] = {
-            "text": " ".join(common),
-            **scores,
-            **_truth(candidates, settings.tables),
-        }
-    several = {image_id: texts for image_id, texts in references.items() if len(texts) > 1}
-    if several:
-        last = {image_id: texts[-1] for image_id, texts in several.items()}
-        scores = score_captions(last, {image_id: texts[:-1] for image_id, texts in several.items()}).overall
-        baselines["human_caption"] = {**scores, **_truth(last, settings.tables)}
-    return baselines
-
-
-def _answer_baseline(
-    models: Sequence[TrainedModel], done: Evaluated, settings: EvaluationSettings, split: str
-) -> dict[str, Any]:
-    from stage2_models.vqa_data import read_questions
-    from stage2_models.vqa_metrics import most_common_predictions, vqa_accuracy
-
-    folder = _training_tables(models, "vqa", "questions")
-    if folder is None:
-        return {}
-    _, result, _ = next(iter(done.answers.values()))
-    answered = [
-        q
-        for q in read_questions(settings.tables, split, None).answered
-        if q.question_id in result.predictions
-    ]
-    training = read_questions(folder, "train", None).answered
-    scores = vqa_accuracy(most_common_predictions(training, answered), answered)
-    return {"most_common_answer": {"accuracy": scores.accuracy, "by_type": scores.by_question_type}}
-
-
-def _training_captions(models: Sequence[TrainedModel]) -> list[tuple[str, ...]]:
-    from stage2_models.vocabulary import tokenise
-
-    folder = _training_tables(models, "caption", "captions")
-    if folder is None:
-        return []
-    captions = read_table(folder, "captions")
-    return [tuple(tokenise(text)) for text in captions.loc[captions["split"] == "train", "text"]]
-
-
-def _training_tables(models: Sequence[TrainedModel], task: str, table: "TableName") -> Path | None:
-    """The tables that the first model of a task was trained on, if its run says so and they are still there."""
-    for model in models:
-        if model.task == task:
-            folder = Path(str(_run_config(model).get("inputs", {}).get("tables", "")))
-            if has_table(folder, table):
-                return folder
-    logger.warning("no trivial baseline for %s: the training tables are not where the run says", task)
-    return None
-
-
-def _run_config(model: TrainedModel) -> Mapping[str, Any]:
-    file = model.run / "config.toml" if model.run is not None else None
-    return read_toml(file) if file is not None and file.is_file() else {}
 
 
 def _write_predictions(done: Evaluated, out: Path) -> None:
