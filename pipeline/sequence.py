@@ -2,7 +2,8 @@
 
 Every step is the command that a user would type, in a process of its own, and every command goes on where it
 stopped: so a sequence that was interrupted, or killed, goes on by running it again. Steps that ended before are
-not run again while what they made is still there. Seconds of each step are kept beside the logs.
+not run again while what they made is still there and they are asked for with the same arguments; with others the
+command itself says whether it can go on. Seconds of each step are kept beside the logs.
 """
 
 import json
@@ -10,11 +11,13 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from store_schema.errors import ButdError
 
@@ -43,12 +46,16 @@ class CommandSequence:
         self.say = say
         self._file = folder / "steps.json"
         (folder / "logs").mkdir(parents=True, exist_ok=True)
-        self._done: dict[str, float] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._lock = threading.Lock()
+        kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
+        self._total: float = kept.get("total", 0.0)
+        self._ended: dict[str, dict[str, Any]] = kept.get("steps", {})
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds of each step that has ended, and of the whole under "total"."""
-        return dict(self._done)
+        steps = {name: float(ended["seconds"]) for name, ended in self._ended.items()}
+        return steps | {"total": round(self._total, 2)}
 
     def run(self, *steps: Step) -> None:
         """Run steps side by side, as many at once as there are cores, and wait for all.
@@ -61,13 +68,16 @@ class CommandSequence:
         threads = max(1, cores // at_once)
         with ThreadPoolExecutor(at_once) as pool:
             failures = [future.exception() for future in [pool.submit(self._run, s, threads) for s in steps]]
-        self._keep("total", self._done.get("total", 0.0) + time.monotonic() - started)
+        with self._lock:
+            self._total += time.monotonic() - started
+            self._write()
         for failure in failures:
             if failure is not None:
                 raise failure
 
     def _run(self, step: Step, threads: int) -> None:
-        if step.name in self._done and step.makes.exists():
+        ended = self._ended.get(step.name)
+        if ended is not None and ended["arguments"] == list(step.arguments) and step.makes.exists():
             self.say(f"{step.name}: done before")
             return
         self.say(f"{step.name}: butd {shlex.join(step.arguments)}")
@@ -85,13 +95,15 @@ class CommandSequence:
             error.exit_code = code if code > 0 else 1
             raise error
         seconds = time.monotonic() - started
-        self._keep(step.name, seconds)
+        with self._lock:
+            self._ended[step.name] = {"seconds": round(seconds, 2), "arguments": list(step.arguments)}
+            self._write()
         self.say(f"{step.name}: {seconds:.0f} s. {last}")
 
-    def _keep(self, name: str, seconds: float) -> None:
-        self._done[name] = round(seconds, 2)
+    def _write(self) -> None:
         partial = self._file.with_name(".steps.json.partial")
-        partial.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
+        content = {"total": self._total, "steps": self._ended}
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
         partial.replace(self._file)
 
 
