@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        print(f"butd: unknown command {name!r}{hint} See 'butd --help'", file=sys.stderr)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        print(f"butd: unknown command {name!r}{hint}; see 'butd --help'", file=sys.stderr)
         return 2
     return _run(name, arguments[1:])
 
@@ -92,6 +92,11 @@ def _run(name: str, arguments: list[str]) -> int:
     except BrokenPipeError:
         # The reader of our output went away (`butd runs | head`): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # A full disk, a folder that may not be written: the system says what and where.
+        logging.getLogger(__name__).debug("where it came from", exc_info=True)
+        print(f"butd {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 

@@ -42,7 +42,10 @@ def spec_named_by(
         info.get("box_source"),
     )
     if detector is None or mode is None:
-        raise UsageError("this model sees no regions: nothing can be extracted for it")
+        raise UsageError(
+            "this model sees no regions: nothing can be extracted for it from picture files; name a store's "
+            "pictures with --store"
+        )
     path = weights or detector.get("path")
     if not path:
         raise CheckpointError(

@@ -33,19 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", help="the model's detector, where it no longer lies where the model says")
     add("--boxes", help="for a model on given boxes: a table of boxes, or FastestDet as .onnx")
     add("--draw", type=Path, metavar="FOLDER", help="draw the regions of the answer into this folder")
-    add("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add("--device", default="cpu", help="auto, cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print JSON lines")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the best answers for each picture."""
     from pipeline.inference import inputs_of
+    from pipeline.training.processes import resolve_device
     from stage2_models.vqa_inference import load_vqa
     from store_schema.artifacts import read_model_json
 
     if options.draw is not None and options.store is not None:
         raise UsageError("--draw needs picture files; a store holds none. Name the files instead of --store")
-    loaded = load_vqa(options.model, device=options.device)
+    if options.best < 1:
+        raise UsageError(f"--best {options.best}: at least 1 expected")
+    device = str(resolve_device(options.device))
+    loaded = load_vqa(options.model, device=device)
     given = inputs_of(
         read_model_json(loaded.path),
         loaded.check_store,
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         ids=options.ids,
         weights=options.weights,
         boxes=options.boxes,
-        device=options.device,
+        device=device,
     )
     for pictures in given.batches(size=50):
         questions = [options.question] * len(pictures.image_ids)

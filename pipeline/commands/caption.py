@@ -26,18 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", help="the model's detector, where it no longer lies where the model says")
     add("--boxes", help="for a model on given boxes: a table of boxes, or FastestDet as .onnx")
     add("--draw", type=Path, metavar="FOLDER", help="draw the attention on each word into this folder")
-    add("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add("--device", default="cpu", help="auto, cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print JSON lines with words, log-probabilities and attention")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one caption a picture."""
     from pipeline.inference import inputs_of
+    from pipeline.training.processes import resolve_device
     from stage2_models.caption_inference import load_captioner
 
     if options.draw is not None and options.store is not None:
         raise UsageError("--draw needs picture files; a store holds none. Name the files instead of --store")
-    loaded = load_captioner(options.model, device=options.device)
+    device = str(resolve_device(options.device))
+    loaded = load_captioner(options.model, device=device)
     given = inputs_of(
         loaded.info,
         loaded.check_store,
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         ids=options.ids,
         weights=options.weights,
         boxes=options.boxes,
-        device=options.device,
+        device=device,
     )
     for picture in given.batches(size=50):
         captions = loaded.caption(picture.regions, beam_size=options.beam_size)

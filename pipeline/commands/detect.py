@@ -37,23 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-regions", type=int, help="adaptive: at least so many regions, with --max-regions")
     add("--max-regions", type=int, help="adaptive: at most so many regions")
     add(
-        "--score-thresh",
-        type=float,
-        default=0.2,
-        help="class score from which a region is kept (default 0.2)",
+        "--score-thresh", type=float, help="score from which a region is kept (default 0.2; given boxes 0.05)"
     )
-    add("--nms-thresh", type=float, default=0.3, help="overlap above which the lesser box goes (default 0.3)")
+    add(
+        "--nms-thresh",
+        type=float,
+        help="overlap above which the lesser box goes (default 0.3; given boxes 0.5)",
+    )
     add("--boxes", help="for --mode given: a table of boxes, or FastestDet as .onnx")
     add("--classifier", help="the weights are of this torchvision classifier: mobilenet_v2, resnet50, ...")
-    add(
-        "--short-side",
-        type=int,
-        default=320,
-        help="with --classifier: the network's short side (default 320)",
-    )
+    add("--short-side", type=int, help="with --classifier: the network's short side (default 320)")
     add("--split", help="of the tables: only this split")
     add("--images-root", type=Path, help="where the tables' paths start (default: the tables)")
-    add("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add("--device", default="cpu", help="auto, cpu or cuda (default cpu)")
     add("--scheduler", choices=["sync", "threads", "processes"], default="threads", help="of dask (threads)")
     add("--num-workers", type=int, default=0, help="blocks at once (default 0: one a core, at most 4)")
     add("--batch-size", type=int, default=16, help="pictures the network sees at once (default 16)")
@@ -91,45 +87,53 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     summary = detect_to_store(sources, options.store, spec, config)
+    unreadable = _unreadable(options.store, {source.image_id for source in sources})
     short = f", {summary.short:,} with fewer than asked for" if summary.short else ""
     print(
         f"{options.store}: {summary.processed:,} pictures done ({summary.done_before:,} before), "
-        f"{summary.regions:,} regions{short}, {len(summary.problems):,} pictures unreadable, "
+        f"{summary.regions:,} regions{short}, {unreadable:,} pictures unreadable, "
         f"{summary.images_per_second:.1f} images/s"
     )
-    if summary.problems:
+    if unreadable:
         print(f"the reasons: butd store problems {options.store}")
     if summary.stopped_by is not None:
         print(f"stopped by {summary.stopped_by} after a whole block; the same command goes on")
         return 130 if summary.stopped_by == "SIGINT" else 75
-    return 1 if options.strict and summary.problems else 0
+    return 1 if options.strict and unreadable else 0
+
+
+def _unreadable(store: Path, image_ids: set[str]) -> int:
+    """How many of the pictures could not be read, in this run and those before: it is one job."""
+    from store_schema.reader import RegionStore
+
+    return sum(problem.image_id in image_ids for problem in RegionStore.open(store).problems())
 
 
 def _spec(options: argparse.Namespace) -> "ExtractorSpec":
     from stage1_detect.config import SelectionConfig
     from stage1_detect.spec import ClassifierConfig, ExtractorSpec, GivenBoxesConfig, cells_for
 
+    _refuse_options_without_effect(options)
     least, most = _limits(options)
-    if options.boxes is not None and options.mode != "given":
-        raise UsageError(f"--boxes has no effect with --mode {options.mode}; use --mode given")
+    thresholds = {
+        name: getattr(options, name)
+        for name in ("score_thresh", "nms_thresh")
+        if getattr(options, name) is not None
+    }
     selection = boxes = cells = None
     if options.mode == "grid":
         cells = cells_for(most)
     elif options.mode == "given":
         if options.boxes is None:
             raise UsageError("--mode given needs --boxes: a table of boxes, or FastestDet as .onnx")
-        boxes = GivenBoxesConfig(path=options.boxes, max_regions=most)
+        boxes = GivenBoxesConfig(path=options.boxes, max_regions=most, **thresholds)
     else:
-        selection = SelectionConfig(
-            min_regions=least,
-            max_regions=most,
-            score_thresh=options.score_thresh,
-            nms_thresh=options.nms_thresh,
-        )
+        selection = SelectionConfig(min_regions=least, max_regions=most, **thresholds)
     classifier = None
     if options.classifier is not None:
+        short_side = 320 if options.short_side is None else options.short_side
         classifier = ClassifierConfig(
-            name=options.classifier, short_side=options.short_side, long_side=2 * options.short_side
+            name=options.classifier, short_side=short_side, long_side=2 * short_side
         )
     return ExtractorSpec(
         mode=options.mode,
@@ -138,8 +142,35 @@ def _spec(options: argparse.Namespace) -> "ExtractorSpec":
         cells=cells,
         boxes=boxes,
         classifier=classifier,
-        device=options.device,
+        device=_device(options.device),
     )
+
+
+def _refuse_options_without_effect(options: argparse.Namespace) -> None:
+    """Refuse what the mode does not read, rather than let it pass in silence."""
+    mode = options.mode
+    unread = {
+        "--boxes": mode != "given" and options.boxes is not None,
+        "--min-regions": mode in ("given", "grid") and options.min_regions is not None,
+        "--score-thresh": mode == "grid" and options.score_thresh is not None,
+        "--nms-thresh": mode == "grid" and options.nms_thresh is not None,
+    }
+    for name, is_unread in unread.items():
+        if is_unread:
+            raise UsageError(f"{name} has no effect with --mode {mode}; leave it out, or take another mode")
+    if options.short_side is not None and options.classifier is None:
+        raise UsageError(
+            "--short-side is for --classifier; a detector's own sizes belong to its weights. Leave it out"
+        )
+
+
+def _device(name: str) -> str:
+    """The device's name, checked; torch is loaded only where it is not the CPU."""
+    if name == "cpu":
+        return name
+    from pipeline.training.processes import resolve_device
+
+    return str(resolve_device(name))
 
 
 def _limits(options: argparse.Namespace) -> tuple[int, int]:

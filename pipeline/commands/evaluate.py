@@ -2,7 +2,7 @@
 
 Writes report.json, predictions/ and examples/; 'butd report' makes pages of them.
 
-example: butd evaluate runs/demo --tables runs/demo/heldout --store runs/demo/heldout-regions.zarr --out runs/scores
+example: butd evaluate runs/demo --tables runs/demo/heldout --store runs/demo/regions-heldout.zarr --out runs/scores
 """
 
 import argparse

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from store_schema.errors import StoreError
+from store_schema.errors import InputNotFoundError, StoreMismatchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +130,8 @@ def _show(path: Path, image_id: str, image: Path | None, out: Path) -> int:
     from pipeline.examples import region_labels
     from store_schema.reader import RegionStore
 
+    if image is not None and not image.is_file():
+        raise InputNotFoundError(f"--image {image}: there is no such file")
     store = RegionStore.open(path)
     record = store.image(image_id)
     labels = region_labels(store, image_id)
@@ -143,10 +145,11 @@ def _show(path: Path, image_id: str, image: Path | None, out: Path) -> int:
 
         pixels = load_image(image)
         if pixels.shape[:2] != (record.height, record.width):
-            raise StoreError(
+            raise StoreMismatchError(
                 f"{image} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but the store has {image_id!r} as "
                 f"{record.width} x {record.height}; is it another picture?"
             )
+        out.parent.mkdir(parents=True, exist_ok=True)
         draw_regions(pixels, record.boxes, labels).save(out)
         print(f"drawn: {out}")
     return 0

@@ -4,6 +4,7 @@ With one process everything here is the identity and no process group is made.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,8 +29,10 @@ def resolve_device(name: str) -> torch.device:
     """The device meant by auto, cpu, cuda or cuda:N; under torchrun cuda is this process's own.
 
     Raises:
-        UsageError: there is no such CUDA device.
+        UsageError: it is none of these, or there is no such CUDA device.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
