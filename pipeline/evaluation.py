@@ -91,8 +91,9 @@ def evaluate(path: Path, settings: EvaluationSettings) -> dict[str, Any]:
         else:
             logger.warning("%s: not scored, %s has no table for the task %s", model.name, tables, model.task)
     _rename_only_paper(done)
-    report = _report(models, done, settings, split)
-    report["seconds"] = {"evaluate": round(time.monotonic() - started, 2)}
+    scored = _report(models, done, settings, split)
+    scored["seconds"] = {"evaluate": round(time.monotonic() - started, 2)}
+    report: dict[str, Any] = _without_nan(scored)
     settings.out.mkdir(parents=True, exist_ok=True)
     _write_predictions(done, settings.out)
     from pipeline.examples import write_examples

@@ -81,6 +81,19 @@ def test_the_page_is_self_contained_and_escapes_texts_of_the_data(tmp_path: Path
     assert "A &lt;b&gt;run" in page
 
 
+def test_what_there_was_nothing_to_judge_for_is_a_dash(tmp_path: Path) -> None:
+    """A captioner that says no noun, a split without objects: report.json has null."""
+    nothing = {
+        "detector": {"map_50": None, "map": None, "attribute_accuracy": None, "recall": None},
+        "attention": {"pointing_accuracy": None, "chance": None},
+        "caption": {"regions": SCORES["caption"]["regions"] | {"true_pairs": None}},  # type: ignore[index]
+    }
+    (tmp_path / "report.json").write_text(json.dumps(SCORES | nothing))
+    markdown, _ = write_report(tmp_path)
+    assert "for – of the nouns" in markdown.read_text()
+    assert "None" not in markdown.read_text()
+
+
 def test_a_folder_without_scores_or_with_broken_ones_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"report\.json expected, it does not exist"):
         write_report(tmp_path)
