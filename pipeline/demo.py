@@ -27,12 +27,12 @@ class DemoSetting:
 
 SETTINGS = {
     "full": DemoSetting(
-        images=9000,
+        images=8000,
         heldout=1000,
         regions=12,
-        detector_steps=1300,
-        caption_epochs=4,
-        vqa_epochs=10,
+        detector_steps=1800,
+        caption_epochs=3,
+        vqa_epochs=8,
         question_only_epochs=3,
     ),
     "small": DemoSetting(

@@ -9,7 +9,7 @@ entropy averaged over an object's attributes, then over the objects that have an
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class LossConfig:
     """Measured on scenes, 700 steps, weights (rpn_box, class, box) of (1, 2, 1), (4, 2, 2), (4, 3, 4): map .710, .728,
     .753; (8, 5, 8) with attributes x1.5: .752 and worse attributes."""
     attribute_weight: float = 1.0
+    attribute_reduction: Literal["mean", "sum"] = "mean"
+    """Of an object's attributes: "mean" as in the original; "sum" lets each count in full, so that a pattern is learned
+    beside colour and size. Measured on scenes, patterns right after 1,300 steps: .43 with "mean" (chance), .78 with
+    "sum"; colours .98 and .99."""
     rpn_box_beta: float = 1 / 9
     """Where the box loss turns from quadratic to linear; sigma 3 in the original."""
     box_beta: float = 0.2
@@ -158,7 +162,10 @@ def _region_losses(
     if detector.num_attributes:
         known = (attributes.sum(1) > 0).nonzero()[:, 0]
         log_probs = detector.attribute_logits(features[known], class_ids[known]).log_softmax(1)
-        entropy = -(attributes[known] * log_probs).sum() / max(len(known), 1)
+        shares = attributes[known]  # [n, A], each object's sum to 1
+        if config.attribute_reduction == "sum":
+            shares = (shares > 0).to(log_probs.dtype)
+        entropy = -(shares * log_probs).sum() / max(len(known), 1)
         losses["attribute"] = config.attribute_weight * entropy
     return losses
 
