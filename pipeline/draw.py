@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from stage2_models.grounding import pairwise_iou
+
 # Ten colours of even lightness that stay apart for colour-blind readers (Okabe-Ito, extended).
 _COLOURS = (
     "#E69F00",
@@ -42,27 +44,28 @@ def draw_regions(
     labels: Sequence[str],
     *,
     short_side: int = 384,
-    max_regions: int = 12,
+    max_regions: int = 8,
+    max_overlap: float = 0.5,
 ) -> Image.Image:
-    """Draw the first regions with their labels over the picture.
+    """Draw the first regions with their labels over the picture; near-copies of a drawn one are left out.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         boxes: [K, 4] xyxy pixels, best first.
         labels: K texts.
         short_side: least length of the drawn picture's short side, in pixels.
-        max_regions: regions drawn; all are drawn where there are fewer.
+        max_regions: most regions drawn.
+        max_overlap: a region whose IoU with one that is drawn is larger is not drawn.
     """
     canvas, factor = enlarge(image, short_side)
     draw = ImageDraw.Draw(canvas)
-    shown = min(len(boxes), max_regions)
+    shown = _distinct(boxes, max_overlap)[:max_regions]
     # The best region is drawn last, so that it lies on top.
-    for index in reversed(range(shown)):
-        box = _scaled(boxes[index], factor)
-        draw.rectangle(box, outline=_COLOURS[index % len(_COLOURS)], width=2)
+    for place, index in reversed(list(enumerate(shown))):
+        draw.rectangle(_scaled(boxes[index], factor), outline=_COLOURS[place % len(_COLOURS)], width=2)
     taken: list[tuple[float, float, float, float]] = []
-    for index in range(shown):
-        colour = _COLOURS[index % len(_COLOURS)]
+    for place, index in enumerate(shown):
+        colour = _COLOURS[place % len(_COLOURS)]
         _label(draw, canvas, _scaled(boxes[index], factor), labels[index], colour, taken)
     return canvas
 
@@ -157,6 +160,16 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int) -> Image.Ima
             left += picture.width + 6
         top += height + 6
     return sheet
+
+
+def _distinct(boxes: NDArray[np.float32], max_overlap: float) -> list[int]:
+    """Indices of the boxes that overlap no earlier chosen one by more."""
+    overlaps = pairwise_iou(boxes, boxes)
+    chosen: list[int] = []
+    for index in range(len(boxes)):
+        if not chosen or overlaps[index, chosen].max() <= max_overlap:
+            chosen.append(index)
+    return chosen
 
 
 def _light_map(

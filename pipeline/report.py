@@ -172,10 +172,10 @@ def _detector_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fo
         section.tables.append(table)
         section.text.append(
             "mAP is that of the COCO evaluation, on refined boxes. An attribute is right when the best-scored one "
-            "is among the object's own. Pictures show the regions as stored: box, attribute, object, score."
+            "is among the object's own. Pictures show stored regions, near-copies left out: attribute, object, score."
         )
     else:
-        section.text.append("The regions as stored, with their labels.")
+        section.text.append("Stored regions with their labels, near-copies left out.")
     return section
 
 
