@@ -21,6 +21,15 @@ MODEL_NAMES = {
 }
 
 
+_CAPTION_COLUMNS = {
+    "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+    "true_pairs": "stated pairs true",
+    "true_objects": "objects true",
+}
+
+
 @dataclass
 class Table:
     """A table of texts; the first column names the row."""
@@ -184,34 +193,22 @@ def _caption_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fol
     if not captions:
         return None
     section = Section("Top-down: captions", wide=True, figures=_figures(examples.get("captions", []), folder))
-    table = Table(["captioner on", "BLEU-4", "ROUGE-L", "CIDEr-D", "stated pairs true", "objects true"])
-    for role, values in _ordered(captions):
-        table.add(
-            MODEL_NAMES.get(role, role),
-            *(
-                _number(values.get(key))
-                for key in ("bleu_4", "rouge_l", "cider_d", "true_pairs", "true_objects")
-            ),
-            ours=role == "regions",
+    baselines = scores.get("baselines", {})
+    rows = [(MODEL_NAMES.get(role, role), values, role == "regions") for role, values in _ordered(captions)]
+    rows += [
+        (name, baselines[key], False)
+        for key, name in (
+            ("most_common_caption", "one caption for every picture"),
+            ("human_caption", "a reference against the other references"),
         )
-    baseline = scores.get("baselines", {}).get("most_common_caption")
-    if baseline:
-        table.add(
-            "one caption for every picture",
-            *(
-                _number(baseline.get(key))
-                for key in ("bleu_4", "rouge_l", "cider_d", "true_pairs", "true_objects")
-            ),
-        )
-    human = scores.get("baselines", {}).get("human_caption")
-    if human:
-        table.add(
-            "a reference against the other references",
-            *(
-                _number(human.get(key))
-                for key in ("bleu_4", "rouge_l", "cider_d", "true_pairs", "true_objects")
-            ),
-        )
+        if baselines.get(key)
+    ]
+    shown = {
+        key: name for key, name in _CAPTION_COLUMNS.items() if any(key in values for _, values, _ in rows)
+    }
+    table = Table(["captioner on", *shown.values()])
+    for name, values, ours in rows:
+        table.add(name, *(_number(values.get(key)) for key in shown), ours=ours)
     section.tables.append(table)
     attention = scores.get("attention", {})
     if "pointing_accuracy" in attention:
