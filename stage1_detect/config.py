@@ -25,7 +25,7 @@ class DetectorConfig:
     """Which detector. The defaults are the demo's: trained from scratch on 128-pixel scenes in a minute."""
 
     backbone: BackboneName = "small"
-    widths: tuple[int, ...] = (24, 32, 64, 96)
+    widths: tuple[int, ...] = (24, 48, 64, 96)
     """Channels of the small backbone at strides 2, 4, 8 and 8; empty for a ResNet."""
     head: HeadName = "fc"
     """"fc": a linear layer on the pooled map. "conv5": the ResNet's last stage on it, then the mean (C4)."""

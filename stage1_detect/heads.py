@@ -50,9 +50,7 @@ class RegionHead(nn.Module):
         self.num_classes = num_classes
         self.reduce: nn.Module = nn.Identity()
         pooled = config.region_channels or channels
-        if (
-            config.region_channels
-        ):  # normalised, so that the linear layer after it learns from the first steps
+        if config.region_channels:  # normalised: the linear layer after it then learns from the first steps
             self.reduce = nn.Sequential(nn.Conv2d(channels, pooled, 1, bias=False), nn.BatchNorm2d(pooled))
         if conv5 is None:
             self.feature_dim = config.hidden_dim
@@ -97,8 +95,9 @@ class RegionHead(nn.Module):
 class PooledVector(nn.Module):
     """relu(W vec(pooled) + V mean(pooled) + b): the "fc" head's feature.
 
-    The mean adds nothing that W could not express, but what holds wherever it is seen, as a texture does, is
-    learned many times faster through weights that all bins share.
+    The mean adds nothing that W could not express; it offers what holds wherever it is seen, as a texture does,
+    through weights that all bins share. Measured alone on scenes, 700 steps, attributes by "mean": a tie (map .747
+    with it, .753 without), and patterns stayed at .50.
     """
 
     def __init__(self, channels: int, size: int, features: int) -> None:

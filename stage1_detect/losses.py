@@ -66,6 +66,10 @@ class LossConfig:
                 "losses need 0 <= rpn_negative_iou <= rpn_positive_iou <= 1, "
                 f"not {self.rpn_negative_iou} and {self.rpn_positive_iou}"
             )
+        if self.attribute_reduction not in ("mean", "sum"):
+            raise ConfigError(
+                f"losses.attribute_reduction must be 'mean' or 'sum', not {self.attribute_reduction!r}"
+            )
         for name in ("rpn_samples", "region_samples", "rpn_box_beta", "box_beta"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"losses.{name} must be positive, not {getattr(self, name)}")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -124,6 +125,20 @@ def test_the_attribute_loss_is_the_mean_over_an_objects_attributes_then_over_obj
     torch.testing.assert_close(loss, by_hand.mean())
 
 
+_REDUCTIONS: tuple[Literal["mean", "sum"], ...] = ("mean", "sum")
+
+
+def test_the_attribute_loss_may_count_each_attribute_in_full() -> None:
+    """Two attributes weigh twice as much as in the mean; every sampled region with attributes has two here."""
+    losses = []
+    for reduction in _REDUCTIONS:
+        detector = build()
+        torch.manual_seed(5)
+        config = LossConfig(attribute_reduction=reduction)
+        losses.append(detection_losses(detector, make_batch(), config)["attribute"])
+    torch.testing.assert_close(losses[1], 2 * losses[0])
+
+
 def test_sampling_keeps_to_its_numbers_and_is_uniform() -> None:
     torch.manual_seed(0)
     labels = torch.tensor([[1] * 10 + [0] * 80 + [-1] * 10, [0] * 3 + [-1] * 97])
@@ -142,3 +157,5 @@ def test_sampling_keeps_to_its_numbers_and_is_uniform() -> None:
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match="rpn_negative_iou"):
         LossConfig(rpn_negative_iou=0.8)
+    with pytest.raises(ConfigError, match="attribute_reduction"):
+        LossConfig(attribute_reduction="max")  # type: ignore[arg-type]
