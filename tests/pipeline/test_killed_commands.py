@@ -79,7 +79,7 @@ def test_detect_killed_twice_leaves_the_bytes_of_a_quiet_job(
     assert verify(store, full=True).ok
 
 
-LONGER = ("training.epochs=60", "training.save_every_steps=0", "training.keep_last=2")
+LONGER = ("training.epochs=25", "training.save_every_steps=0", "training.keep_last=2")
 TRAINING: dict[str, tuple[str, ...]] = {
     "detector": (*DETECTOR, "training.max_steps=40", "training.save_every_steps=5"),
     "caption": (*CAPTION, *LONGER),
