@@ -153,7 +153,7 @@ class _Examples:
     def _example(self, kind: str, name: str, picture: "Image", lines: list[dict[str, str]]) -> dict[str, Any]:
         safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
         path = Path(_FOLDER) / f"{kind}-{safe}.png"
-        picture.save(self.settings.out / path, optimize=True)
+        picture.save(self.settings.out / path)
         return {"picture": str(path), "alt": f"{kind} of {name}", "lines": lines}
 
 
