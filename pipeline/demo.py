@@ -31,8 +31,8 @@ SETTINGS = {
         heldout=1000,
         regions=12,
         detector_steps=1750,
-        caption_epochs=3,
-        vqa_epochs=8,
+        caption_epochs=4,
+        vqa_epochs=7,
         question_only_epochs=3,
     ),
     "small": DemoSetting(
