@@ -22,7 +22,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """Which detector. The defaults are the demo's: trained from scratch on 128-pixel scenes in a minute."""
+    """Which detector. The defaults are the demo's: trained from scratch on 128-pixel scenes."""
 
     backbone: BackboneName = "small"
     widths: tuple[int, ...] = (24, 48, 64, 96)

@@ -45,8 +45,8 @@ class LossConfig:
     attribute_weight: float = 1.0
     attribute_reduction: Literal["mean", "sum"] = "mean"
     """Of an object's attributes: "mean" as in the original; "sum" lets each count in full, so that a pattern is learned
-    beside colour and size. Measured on scenes, patterns right after 1,300 steps: .43 with "mean" (chance), .78 with
-    "sum"; colours .98 and .99."""
+    beside colour and size. Measured on scenes, right one of three patterns: .53 with "mean" after 1,300 steps, .78
+    with "sum" (chance .33)."""
     rpn_box_beta: float = 1 / 9
     """Where the box loss turns from quadratic to linear; sigma 3 in the original."""
     box_beta: float = 0.2
