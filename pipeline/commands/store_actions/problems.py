@@ -1,0 +1,28 @@
+"""List the pictures that could not be read, with the reason.
+
+example: butd store problems runs/regions.zarr --json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `butd store problems`."""
+    parser.add_argument("store", type=Path, help="the store's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the quarantine table."""
+    from store_schema.reader import RegionStore
+
+    problems = RegionStore.open(options.store).problems()
+    if options.json:
+        print(json.dumps([{"image_id": p.image_id, "path": p.path, "reason": p.reason} for p in problems]))
+        return 0
+    for problem in problems:
+        print(f"{problem.image_id}  {problem.path}  {problem.reason}")
+    print(f"{len(problems)} pictures could not be read")
+    return 0
