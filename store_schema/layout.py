@@ -30,6 +30,12 @@ MAX_ID_BYTES = 1024
 
 ZSTD_LEVEL = 1
 
+IMAGE_NOTES = {
+    "exif_turned": "its EXIF orientation turned or mirrored it; size and boxes are of the turned picture",
+    "first_frame": "its file holds several pictures or an animation; the first was taken",
+}
+"""What a block's record may note of a picture, and what the word means."""
+
 Codec = Literal["none", "zstd"]
 
 

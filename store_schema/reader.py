@@ -278,8 +278,17 @@ class RegionStore:
             height=height,
             boxes=self._source.plain("boxes", block)[place, :num].copy(),
             features=self.feature_views([row])[0].copy(),
+            notes=self._records[block].receipt.notes.get(image_id, ()) if self._records else (),
             **labels,
         )
+
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """By image_id what was noted of a picture: words of `layout.IMAGE_NOTES`; pictures without are left out."""
+        return {
+            image_id: notes
+            for record in (self._records or {}).values()
+            for image_id, notes in record.receipt.notes.items()
+        }
 
     def problems(self) -> list[Problem]:
         """The quarantined pictures of all finished blocks, in row order. A store without our records has none."""

@@ -1,13 +1,14 @@
 """What passes between stage one, the store and its readers, in memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store_schema.errors import StoreError
+from store_schema.layout import IMAGE_NOTES
 from store_schema.metadata import StoreMetadata
 
 FloatArray = NDArray[np.floating[Any]]
@@ -34,6 +35,8 @@ class ImageRecord:
     object_scores: FloatArray | None = None
     attribute_ids: IntArray | None = None
     attribute_scores: FloatArray | None = None
+    notes: tuple[str, ...] = ()
+    """What was done to the picture's file before it was seen: words of `layout.IMAGE_NOTES`."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ class Receipt:
     """Pictures with regions recorded, zero regions included; quarantined ones are not counted."""
     num_regions: int
     problems: tuple[Problem, ...] = ()
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By image_id, of pictures that have any."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
+        notes = {"notes": {name: list(notes) for name, notes in self.notes.items()}} if self.notes else {}
+        return notes | {
             "block": self.block,
             "files": {name: [stamp.num_bytes, stamp.digest] for name, stamp in self.files.items()},
             "num_images": self.num_images,
@@ -99,6 +105,7 @@ class Receipt:
                 Problem(image_id=image_id, path=path, reason=reason)
                 for image_id, path, reason in content["problems"]
             ),
+            notes={str(name): tuple(map(str, notes)) for name, notes in content.get("notes", {}).items()},
         )
 
 
@@ -150,6 +157,8 @@ def check_record(record: ImageRecord, metadata: StoreMetadata) -> None:
     _check_shape(record, "features", record.features, (num, metadata.feature_dim))
     _check_boxes(record)
     _check_features(record, metadata)
+    if not set(record.notes) <= IMAGE_NOTES.keys():
+        _refuse(record, f"notes out of {', '.join(IMAGE_NOTES)}, got {', '.join(record.notes)}")
     for kind, names in (("object", metadata.object_names), ("attribute", metadata.attribute_names)):
         _check_labels(record, kind, len(names), num)
 

@@ -166,6 +166,7 @@ def write_block(
         num_images=len(records),
         num_regions=sum(len(record.boxes) for record in records),
         problems=tuple(item for item in items if isinstance(item, Problem)),
+        notes={record.image_id: record.notes for record in records if record.notes},
     )
 
 

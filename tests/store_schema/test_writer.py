@@ -198,6 +198,19 @@ def test_receipt_survives_json(tmp_path: Path) -> None:
     assert (receipt.num_images, [problem.image_id for problem in receipt.problems]) == (3, [BAD_ID])
 
 
+def test_what_was_done_to_a_picture_is_noted(tmp_path: Path) -> None:
+    turned = replace(record("turned"), notes=("exif_turned",))
+    both = replace(record("both"), notes=("exif_turned", "first_frame"))
+    with StoreWriter.open(tmp_path, METADATA) as writer:
+        block = writer.plan(["plain", "turned", "both"])[0]
+        receipt = write_block(tmp_path, METADATA, block, [record("plain"), turned, both])
+        writer.commit(block, Receipt.from_json(json.loads(json.dumps(receipt.to_json()))))
+    store = RegionStore.open(tmp_path)
+    assert store.notes() == {"turned": ("exif_turned",), "both": ("exif_turned", "first_frame")}
+    assert [store.image(image_id).notes for image_id in ("plain", "both")] == [(), both.notes]
+    assert verify(tmp_path, full=True).ok
+
+
 def test_commit_refuses_a_block_whose_file_is_not_as_the_receipt_says(tmp_path: Path) -> None:
     with StoreWriter.open(tmp_path, METADATA) as writer:
         block = writer.plan(IDS)[0]
@@ -262,6 +275,7 @@ def test_a_picture_that_became_unreadable_leaves_nothing_of_the_first_try(tmp_pa
         ({"object_scores": np.array([0.5, np.nan])}, "finite object scores"),
         ({"object_scores": np.array([0.5])}, r"object_scores of shape \[2\]"),
         ({"width": 0}, "a positive size, got 0x"),
+        ({"notes": ("upside down",)}, "notes out of exif_turned, first_frame, got upside down"),
     ],
 )  # fmt: skip
 def test_a_record_that_breaks_a_rule_is_refused_with_its_picture(

@@ -93,8 +93,8 @@ def contents(path: Path) -> Mapping[str, bytes]:
 def same_record(left: ImageRecord, right: ImageRecord) -> bool:
     """Whether two records hold the same, value by value."""
     arrays = ("boxes", "features", "object_ids", "object_scores", "attribute_ids", "attribute_scores")
-    heads_agree = (left.image_id, left.width, left.height) == (right.image_id, right.width, right.height)
-    return heads_agree and all(_same(getattr(left, name), getattr(right, name)) for name in arrays)
+    heads = [(one.image_id, one.width, one.height, one.notes) for one in (left, right)]
+    return heads[0] == heads[1] and all(_same(getattr(left, name), getattr(right, name)) for name in arrays)
 
 
 def _same(left: object, right: object) -> bool:
