@@ -41,6 +41,11 @@ def spec_named_by(
         dict(info.get("selection") or {}),
         info.get("box_source"),
     )
+    if (detector is None or mode is None) and info.get("feature_dim"):
+        raise UsageError(
+            "this model was converted and does not say which detector made its features; make a store with that "
+            "detector ('butd detect') and name it with --store"
+        )
     if detector is None or mode is None:
         raise UsageError(
             "this model sees no regions: nothing can be extracted for it from picture files; name a store's "

@@ -17,7 +17,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
-def last_states(gru: nn.GRU, embedding: nn.Embedding, token_ids: Tensor, lengths: Tensor) -> Tensor:
+def last_states(
+    gru: nn.GRU,
+    embedding: nn.Embedding,
+    token_ids: Tensor,
+    lengths: Tensor,
+    initial: Tensor | None = None,
+) -> Tensor:
     """Read questions; what is right of a question's length changes nothing.
 
     Args:
@@ -25,12 +31,15 @@ def last_states(gru: nn.GRU, embedding: nn.Embedding, token_ids: Tensor, lengths
         embedding: words to the GRU's input.
         token_ids: [B, T] int64.
         lengths: [B] int64, 0 to T.
+        initial: [B, H], the states before the first words; zeros where not given.
 
     Returns:
-        [B, H], the state after the last word; zeros for a question without words.
+        [B, H], the state after the last word; the initial one for a question without words.
     """
+    if initial is None:
+        initial = embedding.weight.new_zeros(len(lengths), gru.hidden_size)
     if token_ids.is_cuda or torch.compiler.is_compiling() or torch.is_autocast_enabled(token_ids.device.type):
-        return _padded(gru, embedding, token_ids, lengths)
+        return _padded(gru, embedding, token_ids, lengths, initial)
     by_length = lengths.argsort(descending=True, stable=True)
     token_ids, lengths = token_ids[by_length], lengths[by_length]
     steps = torch.arange(token_ids.shape[1])
@@ -45,19 +54,21 @@ def last_states(gru: nn.GRU, embedding: nn.Embedding, token_ids: Tensor, lengths
         word_gates = functional.embedding(words, gates_of_words)
     else:
         word_gates = functional.linear(embedding(words), weight_x, bias_x)
-    states: Tensor = _Recurrence.apply(word_gates, weight_h, bias_h, counts, len(lengths))
+    states: Tensor = _Recurrence.apply(word_gates, weight_h, bias_h, initial[by_length], counts)
     return states[by_length.argsort()]
 
 
-def _padded(gru: nn.GRU, embedding: nn.Embedding, token_ids: Tensor, lengths: Tensor) -> Tensor:
-    states, _ = gru(embedding(token_ids))  # [B, T, H]
+def _padded(
+    gru: nn.GRU, embedding: nn.Embedding, token_ids: Tensor, lengths: Tensor, initial: Tensor
+) -> Tensor:
+    states, _ = gru(embedding(token_ids), initial.unsqueeze(0))  # [B, T, H]
     rows = torch.arange(len(lengths), device=lengths.device)
     last: Tensor = states[rows, (lengths - 1).clamp(min=0)]
-    return last * (lengths > 0).unsqueeze(1)
+    return torch.where((lengths > 0).unsqueeze(1), last, initial)
 
 
 class _Recurrence(torch.autograd.Function):
-    """From the words' gates [N, 3 H] (reset, update, new; step by step) to the last states [B, H].
+    """From the words' gates [N, 3 H] (reset, update, new; step by step) and states [B, H] to the last ones.
 
         r, z = sigmoid(x_rz + W_rz h + b_rz);  n = tanh(x_n + r * (W_n h + b_n));  h' = n + z * (h - n)
 
@@ -70,11 +81,11 @@ class _Recurrence(torch.autograd.Function):
         word_gates: Tensor,
         weight: Tensor,
         bias: Tensor,
+        initial: Tensor,
         counts: Sequence[int],
-        num_questions: int,
     ) -> Tensor:
         hidden = weight.shape[1]
-        state = word_gates.new_zeros(num_questions, hidden)
+        state = initial.clone()
         before = torch.empty_like(word_gates[:, :hidden])  # [N, H], h of each step
         gates = torch.empty_like(word_gates)  # [N, 3 H], r, z and n of each step
         recurrent_new = torch.empty_like(before)  # [N, H], W_n h + b_n
@@ -116,4 +127,4 @@ class _Recurrence(torch.autograd.Function):
             to_recurrent[step, 2 * hidden :] = to_new * reset
             to_state[:count] = torch.addmm(gradient * update, to_recurrent[step], weight)
             end -= count
-        return to_words, to_recurrent.t() @ before, to_recurrent.sum(0), None, None
+        return to_words, to_recurrent.t() @ before, to_recurrent.sum(0), to_state, None

@@ -58,6 +58,15 @@ def tokenise(text: str) -> list[str]:
     return words
 
 
+def tokenise_like_butd_vqa(question: str) -> list[str]:
+    """Split a question as the widely used VQA code does: commas and question marks go, "'s" becomes a word.
+
+    All other marks stay part of their word. Source: README and files of hengyuan-hu/bottom-up-attention-vqa.
+    """
+    kept = question.lower().replace(",", "").replace("?", "")
+    return kept.replace("'s", " 's").split()
+
+
 def _alternatives(words: str) -> str:
     return "|".join(sorted(words.split(), key=len, reverse=True))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,17 @@ from stage2_models.answers import AnswerVocabulary, normalise_answer
 from stage2_models.loader import DEFAULT_WORKERS, RegionBatch, build_loader
 from stage2_models.loading.order import epoch_batches
 from stage2_models.loading.pinning import Pin
-from stage2_models.vocabulary import Vocabulary, tokenise
+from stage2_models.tokeniser import tokenise, tokenise_like_butd_vqa
+from stage2_models.vocabulary import Vocabulary
 from stage2_models.vqa_metrics import AnsweredQuestion
 from store_schema.errors import ConfigError, UsageError
 from store_schema.reader import RegionStore
 from store_schema.tables import read_table
 
 logger = logging.getLogger(__name__)
+
+
+QuestionTokeniser = Literal["ptb", "butd-vqa"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,13 @@ class VqaDataConfig:
     """Answers that are the most common one of fewer training questions are not learned (VQA v2: 9)."""
     min_word_count: int = 1
     """Words that occur less often in the training questions are read as "unknown"."""
+    tokeniser: QuestionTokeniser = "ptb"
+    """How questions are split: "ptb" as captions are, "butd-vqa" as the published VQA code does."""
     max_question_length: int = 14
     """Words of a question that are read; longer ones lose their end."""
+    word_vectors: str = ""
+    """File of GloVe's text form whose vectors the word embedding begins with, of the model's embed_dim; words
+    that it lacks begin as zeros. Empty: random ones."""
     by_length: bool = False
     """Batch questions of like length together: less padding, a slightly less random order."""
     eval_batch_size: int = 512
@@ -65,6 +74,10 @@ class VqaDataConfig:
                 raise ConfigError(
                     f"vqa data: {name} must be at least {smallest}, it is {getattr(self, name)}"
                 )
+        if self.tokeniser not in get_args(QuestionTokeniser):
+            raise ConfigError(
+                f"vqa data: tokeniser must be one of {get_args(QuestionTokeniser)}, it is {self.tokeniser!r}"
+            )
 
 
 @dataclass
@@ -208,12 +221,19 @@ class EncodedQuestions:
         )
 
 
+@lru_cache(maxsize=100_000)
+def question_words(text: str, tokeniser: QuestionTokeniser) -> Sequence[str]:
+    """Split a question into lower-case words."""
+    return tokenise(text) if tokeniser == "ptb" else tokenise_like_butd_vqa(text)
+
+
 def encode_questions(
     questions: Questions,
     vocabulary: Vocabulary,
     answers: AnswerVocabulary,
     *,
     max_length: int,
+    tokeniser: QuestionTokeniser,
     store: RegionStore | None,
 ) -> EncodedQuestions:
     """Turn words and answers into numbers and find the pictures' rows.
@@ -221,7 +241,8 @@ def encode_questions(
     Answers are normalised before they are looked up and scored. A question none of whose answers is known
     has scores of 0 only.
     """
-    token_ids, lengths = vocabulary.encode_padded([_words(text) for text in questions.texts], max_length)
+    words = [question_words(text, tokeniser) for text in questions.texts]
+    token_ids, lengths = vocabulary.encode_padded(words, max_length)
     given = [question.answers for question in questions.answered]
     target_of = {  # the same answers come often: most questions have one of a few
         texts: answers.soft_target([normalise_answer(text) for text in texts]) for texts in set(given)
@@ -248,7 +269,8 @@ def build_vocabularies(questions: Questions, config: VqaDataConfig) -> tuple[Voc
 
     Errors: `ConfigError` where no answer is frequent enough.
     """
-    vocabulary = Vocabulary.build((_words(text) for text in questions.texts), min_count=config.min_word_count)
+    words = (question_words(text, config.tokeniser) for text in questions.texts)
+    vocabulary = Vocabulary.build(words, min_count=config.min_word_count)
     normalised = [[normalise_answer(a) for a in question.answers] for question in questions.answered]
     return vocabulary, AnswerVocabulary.build(normalised, config.min_answer_count)
 
@@ -302,8 +324,3 @@ def _report_left_out(
             f"{tables}: none of the {total} questions with split {split!r} has an answer{where} ({num_unanswered} "
             f"without answers, {num_absent} on absent pictures); is the store made from other pictures?"
         )
-
-
-@lru_cache(maxsize=100_000)
-def _words(text: str) -> Sequence[str]:
-    return tokenise(text)

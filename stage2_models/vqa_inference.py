@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 
 from stage2_models.answers import AnswerVocabulary
 from stage2_models.loader import RegionBatch
-from stage2_models.vocabulary import Vocabulary, tokenise
-from stage2_models.vqa import VqaConfig, VqaModel
-from stage2_models.vqa_data import encode_questions, read_questions
+from stage2_models.vocabulary import Vocabulary
+from stage2_models.vqa import VqaModel
+from stage2_models.vqa_config import VqaConfig
+from stage2_models.vqa_data import QuestionTokeniser, encode_questions, question_words, read_questions
 from stage2_models.vqa_evaluation import VqaEvaluation, evaluate_questions
 from store_schema.artifacts import WEIGHTS, find_model_dir, read_model_json
 from store_schema.errors import CheckpointError, StoreMismatchError, UsageError
@@ -62,15 +63,24 @@ class LoadedVqa:
     vocabulary: Vocabulary
     answers: AnswerVocabulary
     max_question_length: int
+    tokeniser: QuestionTokeniser
     features_fingerprint: str | None
-    """Of the features that it was trained on; None for a question-only model, which takes any or none."""
+    """Of the features that it was trained on. None for a question-only model, which takes any or none, and for a
+    converted one, whose features only its user knows: these are checked for their size."""
+    feature_dim: int
+    """D; 0 for a question-only model."""
     detector: Mapping[str, Any] | None
     """What made those features: "name", "fingerprint", perhaps "path", as in the store's metadata."""
     selection: Mapping[str, Any] | None
     device: torch.device
 
     def check_store(self, store: RegionStore) -> None:
-        """Refuse features of another kind. Errors: `StoreMismatchError` naming both fingerprints."""
+        """Refuse features of another kind. Errors: `StoreMismatchError` naming both fingerprints or sizes."""
+        if self.feature_dim not in (0, store.metadata.feature_dim):
+            raise StoreMismatchError(
+                f"the model {self.path} reads features of {self.feature_dim} numbers, those of the store {store.path} "
+                f"have {store.metadata.feature_dim} (detector {store.metadata.detector['name']})"
+            )
         expected, found = self.features_fingerprint, store.features_fingerprint
         if expected is not None and expected != found:
             trained = (
@@ -102,7 +112,7 @@ class LoadedVqa:
         if not questions:
             return []
         token_ids, lengths = self.vocabulary.encode_padded(
-            [tokenise(question) for question in questions], self.max_question_length
+            [question_words(question, self.tokeniser) for question in questions], self.max_question_length
         )
         output = self.model(
             torch.from_numpy(token_ids).to(self.device),
@@ -174,6 +184,7 @@ class LoadedVqa:
             self.vocabulary,
             self.answers,
             max_length=self.max_question_length,
+            tokeniser=self.tokeniser,
             store=store,
         )
         return evaluate_questions(
@@ -212,7 +223,9 @@ def load_vqa(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedV
             vocabulary=vocabulary,
             answers=answers,
             max_question_length=int(content["max_question_length"]),
+            tokeniser=content["tokeniser"],
             features_fingerprint=content["features_fingerprint"],
+            feature_dim=int(content["feature_dim"]),
             detector=content["detector"],
             selection=content["selection"],
             device=device,

@@ -19,7 +19,8 @@ from stage2_models.answers import AnswerVocabulary
 from stage2_models.loader import Loader, build_loader
 from stage2_models.loading.order import epoch_batches
 from stage2_models.vocabulary import Vocabulary
-from stage2_models.vqa import VqaConfig, VqaModel, answer_loss
+from stage2_models.vqa import VqaModel, answer_loss
+from stage2_models.vqa_config import VqaConfig
 from stage2_models.vqa_data import (
     EncodedQuestions,
     VqaBatch,
@@ -29,6 +30,7 @@ from stage2_models.vqa_data import (
     read_questions,
 )
 from stage2_models.vqa_evaluation import evaluate_questions
+from stage2_models.word_vectors import read_word_vectors
 from store_schema.errors import UsageError
 from store_schema.fingerprint import fingerprint
 from store_schema.reader import RegionStore
@@ -68,7 +70,14 @@ def build_vqa_task(
 
     def encode(split: str) -> EncodedQuestions:
         read = questions if split == data.train_split else read_questions(tables, split, regions)
-        return encode_questions(read, vocabulary, answers, max_length=data.max_question_length, store=regions)
+        return encode_questions(
+            read,
+            vocabulary,
+            answers,
+            max_length=data.max_question_length,
+            tokeniser=data.tokeniser,
+            store=regions,
+        )
 
     train, held_out = encode(data.train_split), encode(data.eval_split)
     known = train.has_known_answer
@@ -85,6 +94,8 @@ def build_vqa_task(
         pad_id=vocabulary.pad_id,
         num_answers=len(answers),
     )
+    if data.word_vectors:
+        load_word_vectors(network, vocabulary, Path(data.word_vectors))
     if network.region_input is not None and network.region_input.statistics is not None:
         assert regions is not None
         assert train.rows is not None
@@ -100,6 +111,17 @@ def build_vqa_task(
         regions,
         device,
         (rank, world_size),
+    )
+
+
+def load_word_vectors(network: VqaModel, vocabulary: Vocabulary, path: Path) -> None:
+    """Let the word embedding begin with the vectors of a file; see `read_word_vectors` for its errors."""
+    embedding = network.question.embedding
+    vectors, found = read_word_vectors(path, vocabulary.words, embedding.embedding_dim)
+    with torch.no_grad():
+        embedding.weight.copy_(torch.from_numpy(vectors))
+    logger.info(
+        "word vectors of %s for %s of %s words, the others begin as zeros", path, found, len(vocabulary)
     )
 
 
@@ -160,6 +182,7 @@ class VqaTask:
             "task": self.name,
             "model": asdict(self.config),
             "max_question_length": self.data.max_question_length,
+            "tokeniser": self.data.tokeniser,
             "vocabulary": self.vocabulary.to_json(),
             "answers": list(self.answers.answers),
             "feature_dim": 0 if metadata is None else metadata.feature_dim,

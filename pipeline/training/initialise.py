@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 Scheme = Literal["xavier", "kaiming"]
 
@@ -37,7 +38,10 @@ def init_weights(scheme: Scheme) -> Callable[[nn.Module], None]:
     def initialise(module: nn.Module) -> None:
         match module:
             case nn.Linear() | nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-                fill(module.weight)
+                weight = module.weight
+                fill(weight)
+                if is_parametrized(module, "weight"):  # as by weight norm: computed, so set through its parts
+                    module.weight = weight
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             case nn.Embedding():

@@ -87,6 +87,12 @@ def test_a_model_that_does_not_say_where_its_detector_lies_asks_for_it(world: Wo
         spec_named_by(info)
 
 
+def test_a_converted_model_that_names_no_detector_asks_for_a_store() -> None:
+    info = {"task": "vqa", "feature_dim": 2048, "detector": None, "box_source": None}
+    with pytest.raises(UsageError, match="does not say which detector made its features"):
+        spec_named_by(info)
+
+
 def test_nothing_is_extracted_for_a_model_without_regions(world: World) -> None:
     with pytest.raises(UsageError, match="sees no regions"):
         spec_named_by(info_of(world.vqa_blind))

@@ -13,8 +13,9 @@ from stage1_detect.config import DetectorConfig
 from stage1_detect.detection_task import DetectionDataConfig
 from stage1_detect.losses import LossConfig
 from stage2_models.caption_data import CaptionDataConfig
+from stage2_models.caption_losses import CaptionLossConfig
 from stage2_models.captioner import CaptionerConfig
-from stage2_models.vqa import VqaConfig
+from stage2_models.vqa_config import VqaConfig
 from stage2_models.vqa_data import VqaDataConfig
 from store_schema.artifacts import find_model_dir, read_model_json
 from store_schema.errors import ConfigError, InputNotFoundError, StoreNotFoundError, UsageError
@@ -22,7 +23,7 @@ from tests.pipeline.conftest import VQA, World, options
 
 SECTIONS: dict[str, dict[str, type]] = {
     "detector": {"model": DetectorConfig, "losses": LossConfig, "data": DetectionDataConfig},
-    "caption": {"model": CaptionerConfig, "data": CaptionDataConfig},
+    "caption": {"model": CaptionerConfig, "losses": CaptionLossConfig, "data": CaptionDataConfig},
     "vqa": {"model": VqaConfig, "data": VqaDataConfig},
 }
 

@@ -14,13 +14,15 @@ from stage2_models.answers import (
     normalise_punctuation,
 )
 from store_schema.errors import ConfigError
+from tests.parity import parity_folders
 
-PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "parity" / "butd_vqa"
-needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no {PARITY}")
+each_folder = pytest.mark.parametrize(
+    "folder", parity_folders("butd_vqa"), ids=lambda folder: folder.parent.name
+)
 
 
-def _read(name: str) -> Any:
-    return json.loads((PARITY / name).read_text(encoding="utf-8"))
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -45,16 +47,16 @@ def test_normalise_answer_by_hand(raw: str, expected: str) -> None:
     assert normalise_answer(raw) == expected
 
 
-@needs_parity
-def test_normalisation_equals_the_public_programs() -> None:
-    for case in _read("preprocess_answer.json"):
+@each_folder
+def test_normalisation_equals_the_public_programs_parity(folder: Path) -> None:
+    for case in _read(folder / "preprocess_answer.json"):
         assert normalise_punctuation(case["raw"]) == case["after_process_punctuation"], case
         assert normalise_answer(case["raw"]) == case["processed"], case
 
 
-@needs_parity
-def test_soft_targets_equal_the_public_programs() -> None:
-    content = _read("compute_target.json")
+@each_folder
+def test_soft_targets_equal_the_public_programs_parity(folder: Path) -> None:
+    content = _read(folder / "compute_target.json")
     label_of = content["ans2label"]
     vocabulary = AnswerVocabulary(tuple(sorted(label_of, key=label_of.get)))
     for row in content["rows"]:
@@ -62,9 +64,9 @@ def test_soft_targets_equal_the_public_programs() -> None:
         assert vocabulary.soft_target(row["answers"]) == pytest.approx(expected), row
 
 
-@needs_parity
-def test_kept_answers_equal_the_public_programs() -> None:
-    content = _read("filter_answers.json")
+@each_folder
+def test_kept_answers_equal_the_public_programs_parity(folder: Path) -> None:
+    content = _read(folder / "filter_answers.json")
     questions = [[normalise_answer(answer)] for answer in content["multiple_choice_answers"]]
     vocabulary = AnswerVocabulary.build(questions, min_count=content["min_occurence"])
     assert set(vocabulary.answers) == set(content["kept"])

@@ -41,6 +41,31 @@ def test_states_and_gradients_equal_pytorchs(num_words: int) -> None:
         assert torch.allclose(gradient, expected, atol=1e-12)
 
 
+def test_initial_states_go_before_the_first_word_in_value_and_gradient() -> None:
+    gru, embedding = _modules(9)
+    token_ids = torch.randint(1, 9, (6, 7))
+    initial = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+    factor = torch.randn(6, 6, dtype=torch.float64)
+    expected = torch.stack(
+        [
+            gru(embedding(ids[:length]).unsqueeze(0), state.view(1, 1, 6))[1][0, 0] if length else state
+            for ids, length, state in zip(token_ids, LENGTHS.tolist(), initial, strict=True)
+        ]
+    )
+    states = last_states(gru, embedding, token_ids, LENGTHS, initial)
+    assert torch.allclose(states, expected, atol=1e-12)
+    parameters = [initial, *gru.parameters()]
+    for gradient, wanted in zip(
+        torch.autograd.grad((states * factor).sum(), parameters),
+        torch.autograd.grad((expected * factor).sum(), parameters),
+        strict=True,
+    ):
+        assert torch.allclose(gradient, wanted, atol=1e-12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = last_states(gru.float(), embedding.float(), token_ids, LENGTHS, initial.detach().float())
+    assert torch.allclose(mixed.double(), expected, atol=3e-2)
+
+
 def test_words_right_of_the_length_change_nothing() -> None:
     gru, embedding = _modules(9)
     token_ids = torch.randint(1, 9, (6, 5))

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from stage2_models.counting import describe_counts, pairwise_iou
 from stage2_models.loading.batch import RegionBatch
-from stage2_models.vqa import (
-    BindingAnswerer,
-    GatedTanh,
-    PaperAnswerer,
-    VqaConfig,
-    VqaModel,
-    answer_loss,
-)
+from stage2_models.vqa import VqaModel, answer_loss
+from stage2_models.vqa_answerers import BindingAnswerer, GatedTanh, PaperAnswerer
+from stage2_models.vqa_config import VqaConfig
 from store_schema.errors import ConfigError
 
 FEATURE_DIM, NUM_WORDS, NUM_ANSWERS = 6, 11, 5
 PAPER = VqaConfig(embed_dim=4, hidden_dim=8, use_geometry=True)
 BINDING = replace(VqaConfig.binding(), embed_dim=4, hidden_dim=8)
-FORMS = [pytest.param(PAPER, id="paper"), pytest.param(BINDING, id="binding")]
+RELU = VqaConfig(form="relu-product", embed_dim=4, hidden_dim=8, question_slots=6)
+FORMS = [
+    pytest.param(PAPER, id="paper"),
+    pytest.param(RELU, id="relu-product"),
+    pytest.param(replace(RELU, form="relu-additive"), id="relu-additive"),
+    pytest.param(BINDING, id="binding"),
+]
 
 
 def build(config: VqaConfig) -> VqaModel:
@@ -92,6 +93,20 @@ def test_paper_form_equals_its_formulas_region_by_region() -> None:
         assert output.attention_logits[picture, 0, :count].tolist() == pytest.approx(scores, abs=1e-5)
         assert output.attention_weights[picture, 0, :count].tolist() == pytest.approx(weights, abs=1e-5)
         assert output.answer_logits[picture].tolist() == pytest.approx(logits.tolist(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_question_slots_are_zero_vectors_before_the_words() -> None:
+    encoder = build(RELU).question
+    token_ids, lengths = make_questions()
+    for row, length in enumerate(lengths.tolist()):
+        embedded = torch.zeros(1, 6, 4)
+        embedded[0, 6 - length :] = encoder.embedding(token_ids[row, :length])
+        expected = encoder.gru(embedded)[1][0, 0]
+        assert torch.allclose(encoder(token_ids, lengths)[row], expected, atol=1e-6)
+    assert not torch.allclose(
+        encoder(token_ids, lengths), build(PAPER).question(token_ids, lengths), atol=1e-3
+    )
 
 
 @torch.no_grad()
@@ -245,8 +260,8 @@ def test_scores_of_cross_entropy_sum_to_one_and_binary_ones_stand_alone() -> Non
         ({"hidden_dim": 0}, "hidden_dim must be at least 1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"loss": "mse"}, "loss must be one of"),
-        ({"glimpses": 2}, "the paper's form has one glimpse"),
-        ({"count": True}, "the paper's form has one glimpse"),
+        ({"glimpses": 2}, "form='paper' has one glimpse"),
+        ({"count": True}, "form='paper' has one glimpse"),
         ({"question_only": True, "use_geometry": True}, "question_only sees no regions"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stage2_models.vqa import VqaConfig
+from stage2_models.vqa_config import VqaConfig
 from stage2_models.vqa_data import VqaBatch, VqaDataConfig, read_questions
 from stage2_models.vqa_inference import load_vqa, read_regions
 from stage2_models.vqa_task import VqaTask, build_vqa_task
@@ -337,3 +337,13 @@ class TestInference:
     def test_a_model_that_looks_at_regions_asks_for_them(self, saved: tuple[VqaTask, Path]) -> None:
         with pytest.raises(UsageError, match="looks at regions"):
             load_vqa(saved[1]).answer(["what colour is the cube?"], None)
+
+
+def test_the_words_begin_with_the_vectors_of_a_file(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text("what " + " ".join(["0.25"] * 16) + "\n", encoding="utf-8")
+    data = replace(DATA, word_vectors=str(path))
+    task = build_vqa_task(world.tables, world.store, model=MODEL, data=data, device=CPU)
+    embedding = task._network.question.embedding.weight
+    assert (embedding[task.vocabulary.ids["what"]] == 0.25).all()
+    assert not embedding[task.vocabulary.ids["cube"]].any()

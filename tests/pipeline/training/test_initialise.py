@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline.training.initialise import Scheme, init_weights
 
@@ -72,3 +73,11 @@ def test_unknown_layers_keep_their_own_weights_and_nested_ones_are_reached() -> 
     assert float(own.weight.detach()) == pytest.approx(0.7)
     assert not linear.bias.any()
     assert bool((norm.weight == 1).all())
+
+
+def test_weight_normalised_layers_get_the_same_weights_as_plain_ones() -> None:
+    plain, normalised = nn.Linear(30, 50), weight_norm(nn.Linear(30, 50), dim=None)  # type: ignore[arg-type]  # its stub lacks None
+    for layer in (plain, normalised):
+        torch.manual_seed(0)
+        layer.apply(init_weights("xavier"))
+    assert torch.allclose(normalised.weight, plain.weight, atol=1e-6)
