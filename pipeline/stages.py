@@ -31,7 +31,7 @@ class TrainOptions:
     config: str | None = None
     """Name of a shipped configuration or path of a TOML file; the small one of the model if not given."""
     sets: tuple[str, ...] = ()
-    """`section.key=value`; the sections are model, data, training, and for the detector losses."""
+    """`section.key=value`; the sections are model, data, training, and for detector and captioner losses."""
     resume: str = "auto"
     """"auto", "latest", "best", a checkpoint's name or a path; "auto" goes on where the run stopped."""
     time_limit_seconds: float | None = None
@@ -72,15 +72,20 @@ def train_detector(
 def train_captioner(tables: Path, store: Path, out: Path, options: TrainOptions) -> "TrainResult":
     """Train the two-LSTM captioner on the captions table and a store; errors as above, and `StoreError`."""
     _refuse_missing_folder(tables)
-    from stage2_models.caption_task import CaptionDataConfig, build_caption_task
+    from stage2_models.caption_task import CaptionDataConfig, CaptionLossConfig, build_caption_task
     from stage2_models.captioner import CaptionerConfig
 
     def build(sections: Mapping[str, Any]) -> "Task[Any]":
         return build_caption_task(
-            tables, store, model=sections["model"], data=sections["data"], **_process(sections)
+            tables,
+            store,
+            model=sections["model"],
+            data=sections["data"],
+            losses=sections["losses"],
+            **_process(sections),
         )
 
-    types = {"model": CaptionerConfig, "data": CaptionDataConfig}
+    types = {"model": CaptionerConfig, "losses": CaptionLossConfig, "data": CaptionDataConfig}
     return _train("caption", types, build, {"tables": str(tables), "store": str(store)}, out, options)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_models.caption_data import (
@@ -23,13 +22,15 @@ from stage2_models.caption_data import (
     read_captions,
 )
 from stage2_models.caption_evaluation import evaluate_captions
+from stage2_models.caption_losses import CaptionLossConfig, smoothed_cross_entropy
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
 from stage2_models.loader import build_loader
+from stage2_models.scheduled_sampling import mix_in_own_words
 from stage2_models.vocabulary import Vocabulary
 from store_schema.fingerprint import fingerprint
 from store_schema.reader import RegionStore
 
-__all__ = ["CaptionDataConfig", "CaptionTask", "build_caption_task"]
+__all__ = ["CaptionDataConfig", "CaptionLossConfig", "CaptionTask", "build_caption_task"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def build_caption_task(
     *,
     model: CaptionerConfig,
     data: CaptionDataConfig,
+    losses: CaptionLossConfig = CaptionLossConfig(),  # noqa: B008  (frozen)
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
@@ -75,7 +77,16 @@ def build_caption_task(
         network.region_input.statistics.fit(regions, encoded.rows)
     network.to(device)
     return CaptionTask(
-        network, model, data, vocabulary, encoded, encoded_held_out, regions, device, (rank, world_size)
+        network,
+        model,
+        data,
+        losses,
+        vocabulary,
+        encoded,
+        encoded_held_out,
+        regions,
+        device,
+        (rank, world_size),
     )
 
 
@@ -91,6 +102,7 @@ class CaptionTask:
         model: Captioner,
         config: CaptionerConfig,
         data: CaptionDataConfig,
+        losses: CaptionLossConfig,
         vocabulary: Vocabulary,
         train: EncodedCaptions,
         held_out: EncodedCaptions,
@@ -101,6 +113,7 @@ class CaptionTask:
         self.model: nn.Module = model
         self.config = config
         self.data = data
+        self.losses = losses
         self.batch_size = data.batch_size
         self.vocabulary = vocabulary
         self.train = train
@@ -164,11 +177,23 @@ class CaptionTask:
 
     def loss(self, batch: CaptionBatch, *, step: int, epoch: int) -> tuple[Tensor, int, Mapping[str, Tensor]]:
         """Cross entropy summed over the batch's tokens (eos included), their number, the share predicted rightly."""
-        logits = self.model(batch.regions, batch.tokens)
+        logits = self._predict(batch, self.losses.own_word_probability(epoch))
         targets = batch.tokens.targets
-        total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self.config.label_smoothing)
+        total = smoothed_cross_entropy(logits, targets, self.losses.label_smoothing)
         accuracy = (logits.detach().argmax(1) == targets).float().mean()
         return total, len(targets), {"token_accuracy": accuracy}
+
+    def _predict(self, batch: CaptionBatch, own_word_probability: float) -> Tensor:
+        """Logits [M, V] of the batch's tokens; with scheduled sampling, after some words of the model's own."""
+        network, tokens = self._network, batch.tokens
+        if own_word_probability == 0.0:
+            logits: Tensor = self.model(batch.regions, tokens)
+            return logits
+        encoded = network.encode(batch.regions)
+        masks = network.draw_masks(tokens.inputs.numel(), encoded)
+        inputs = mix_in_own_words(network, encoded, tokens, masks, own_word_probability)
+        outputs = network.outputs(encoded, inputs, tokens.captions_per_step, masks)
+        return network.logits(outputs[tokens.positions])
 
     def evaluate(self) -> Mapping[str, float]:
         """CIDEr-D, BLEU-1..4, ROUGE-L of the captions of the evaluation split, and the loss of a token."""

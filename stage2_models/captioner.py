@@ -12,7 +12,7 @@ A attention, V words. Gates lie in the order input, forget, output, cell: one si
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from stage2_models.attention import AdditiveAttention
 from stage2_models.caption_tokens import CaptionTokens
 from stage2_models.loading.batch import RegionBatch
+from stage2_models.masked_batch_norm import MaskedBatchNorm
 from stage2_models.recurrence import RecurrentProduct, WeightedRegions, lstm_cell, weighted_gates
 from stage2_models.regions import RegionInput, mean_over_regions
 from store_schema.errors import ConfigError
@@ -41,17 +42,20 @@ class CaptionerConfig:
     """Append eight numbers on each box's place and size to its feature."""
     embed_regions: bool = False
     """The widely used form: regions, their mean and words each through a layer with ReLU and dropout."""
-    label_smoothing: float = 0.0
-    """Share of the target probability that the training loss spreads over all words."""
+    batch_norm: Literal["none", "before", "around"] = "none"
+    """With `embed_regions`: normalise the features before the regions' embedding, or before and after it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("hidden_dim", "embed_dim", "attention_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"captioner: {name} must be at least 1, it is {getattr(self, name)}")
-        for name in ("dropout", "label_smoothing"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"captioner: {name} must be in [0, 1), it is {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"captioner: dropout must be in [0, 1), it is {self.dropout}")
+        if self.batch_norm != "none" and not self.embed_regions:
+            raise ConfigError(
+                f"captioner: batch_norm {self.batch_norm!r} has no effect without embed_regions; set both or neither"
+            )
 
 
 class EncodedRegions(NamedTuple):
@@ -65,6 +69,20 @@ class EncodedRegions(NamedTuple):
     gates: Tensor
     mean_gates: Tensor
     mask: Tensor
+
+
+class DropoutMasks(NamedTuple):
+    """What dropout leaves of the words' embeddings [N, E] and of the outputs [N, H]; None where nothing is dropped.
+
+    Drawn before captions are read, so that two readings of the same captions can share them.
+    """
+
+    words: Tensor | None = None
+    outputs: Tensor | None = None
+
+    def rows(self, rows: Tensor | slice) -> "DropoutMasks":
+        """The masks of some of the N tokens."""
+        return DropoutMasks(*(None if mask is None else mask[rows] for mask in self))
 
 
 class DecoderState(NamedTuple):
@@ -99,6 +117,7 @@ class Captioner(nn.Module):
         normalise_features: bool,
         use_geometry: bool,
         embed_regions: bool,
+        batch_norm: Literal["none", "before", "around"],
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
@@ -106,7 +125,9 @@ class Captioner(nn.Module):
         self.region_input = RegionInput(feature_dim, normalise=normalise_features, use_geometry=use_geometry)
         region_dim = self.region_input.out_dim
         self.embeds = embed_regions
+        self.norm_before = MaskedBatchNorm(region_dim) if batch_norm != "none" else None
         self.region_embedding = nn.Linear(region_dim, hidden_dim) if embed_regions else None
+        self.norm_after = MaskedBatchNorm(hidden_dim) if batch_norm == "around" else None
         self.mean_embedding = nn.Linear(region_dim, hidden_dim) if embed_regions else None
         if embed_regions:
             region_dim = hidden_dim
@@ -139,8 +160,22 @@ class Captioner(nn.Module):
         Args:
             regions: of B pictures. tokens: their captions; `tokens.targets` [M] are the right words.
         """
-        outputs = self.outputs(self.encode(regions), tokens.inputs, tokens.captions_per_step)
+        encoded = self.encode(regions)
+        masks = self.draw_masks(tokens.inputs.numel(), encoded)
+        outputs = self.outputs(encoded, tokens.inputs, tokens.captions_per_step, masks)
         return self.logits(outputs[tokens.positions])
+
+    def draw_masks(self, tokens: int, encoded: EncodedRegions) -> DropoutMasks:
+        """Draw dropout for the reading of so many tokens; empty in evaluation mode."""
+        keep = 1.0 - self.dropout.p
+        if not self.training or keep == 1.0:
+            return DropoutMasks()
+
+        def draw(size: int) -> Tensor:
+            return torch.empty(tokens, size, device=encoded.mask.device).bernoulli_(keep).div_(keep)
+
+        words = draw(self.word_embedding.embedding_dim) if self.embeds else None
+        return DropoutMasks(words, draw(self.hidden_dim))
 
     def encode(self, batch: RegionBatch) -> EncodedRegions:
         """Compute what does not depend on words, for the B pictures of a batch; a picture may have no regions."""
@@ -148,26 +183,34 @@ class Captioner(nn.Module):
         regions = self.region_input(batch.features, batch.boxes, batch.sizes, mask)
         mean = mean_over_regions(regions, mask)
         if self.region_embedding is not None and self.mean_embedding is not None:
+            if self.norm_before is not None:
+                regions = self.norm_before(regions, mask)
             regions = self.dropout(F.relu(self.region_embedding(regions)))
+            if self.norm_after is not None:
+                regions = self.norm_after(regions, mask)
             mean = self.dropout(F.relu(self.mean_embedding(mean)))
         return EncodedRegions(
             self.attention.project(regions), self.region_gates(regions), self.mean_gates(mean), mask
         )
 
-    def gates_of_words(self, token_ids: Tensor) -> Tensor:
+    def gates_of_words(self, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Give the words' part of the attention LSTM's gates, [..., 4H] for token ids of any shape.
 
         With more tokens than words in the vocabulary it is cheaper to compute every word's once and look them up;
-        dropout on words, where there is any, must differ from token to token.
-        """
-        drops_words = self.embeds and self.training and self.dropout.p > 0
-        if token_ids.numel() > self.vocabulary_size and not drops_words:
-            return F.embedding(token_ids, self._gates(self.word_embedding.weight))
-        return self._gates(self.word_embedding(token_ids))
+        dropout on words, where there is any, differs from token to token.
 
-    def _gates(self, embedded: Tensor) -> Tensor:
+        Args:
+            token_ids: any shape. mask: the tokens' dropout [..., E], from `DropoutMasks`.
+        """
+        if token_ids.numel() > self.vocabulary_size and mask is None:
+            return F.embedding(token_ids, self._gates(self.word_embedding.weight))
+        return self._gates(self.word_embedding(token_ids), mask)
+
+    def _gates(self, embedded: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.embeds:
-            embedded = self.dropout(F.relu(embedded))
+            embedded = F.relu(embedded)
+        if mask is not None:
+            embedded = embedded * mask
         gates: Tensor = self.word_gates(embedded)
         return gates
 
@@ -204,7 +247,13 @@ class Captioner(nn.Module):
         _, weights = self.attention.weigh(encoded.attention, encoded.mask, query)
         return weights
 
-    def outputs(self, encoded: EncodedRegions, token_ids: Tensor, captions_per_step: Sequence[int]) -> Tensor:
+    def outputs(
+        self,
+        encoded: EncodedRegions,
+        token_ids: Tensor,
+        captions_per_step: Sequence[int],
+        masks: DropoutMasks | None = None,
+    ) -> Tensor:
         """Read given captions and give the language LSTM's outputs, before `logits`.
 
         Args:
@@ -212,12 +261,15 @@ class Captioner(nn.Module):
             token_ids: [S, B], the words read, beginning with bos: step by step, within a step caption by caption.
                 See `CaptionTokens`.
             captions_per_step: how many captions are still read at each step, never rising; their sum is S.
+            masks: dropout of the S * B tokens, from `draw_masks`; none without.
 
         Returns:
             [S * B, H] in the same order, dropout applied.
         """
         pictures = len(encoded.mask)
-        gates = (self.gates_of_words(token_ids) + encoded.mean_gates).flatten(0, 1)  # [S * B, 4H]
+        word_mask, output_mask = masks or DropoutMasks()
+        words = self.gates_of_words(token_ids.flatten(), word_mask).view(*token_ids.shape, -1)  # [S, B, 4H]
+        gates = (words + encoded.mean_gates).flatten(0, 1)  # [S * B, 4H]
         attention_lstm = RecurrentProduct(gates, self.attention_recurrence.weight)
         gates = self.language_recurrence.bias.to(gates.dtype).expand(gates.shape)
         language_lstm = RecurrentProduct(gates, self.language_recurrence.weight)
@@ -237,8 +289,8 @@ class Captioner(nn.Module):
             gates = language_lstm.step(language_gates, torch.cat([hidden, language_hidden], 1))
             language_hidden, language_cell = lstm_cell(gates, language_cell)
             outputs.append(language_hidden)
-        result: Tensor = self.dropout(torch.cat(outputs))
-        return result
+        result = torch.cat(outputs)
+        return result if output_mask is None else result * output_mask
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn outputs [..., H] into word logits [..., V]."""
@@ -258,4 +310,5 @@ def build_captioner(config: CaptionerConfig, *, feature_dim: int, vocabulary_siz
         normalise_features=config.normalise_features,
         use_geometry=config.use_geometry,
         embed_regions=config.embed_regions,
+        batch_norm=config.batch_norm,
     )

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,70 +17,24 @@ from stage2_models.caption_inference import caption_regions, load_captioner
 from stage2_models.caption_task import CaptionTask, build_caption_task
 from stage2_models.captioner import CaptionerConfig
 from store_schema.errors import CheckpointError, ConfigError, StoreMismatchError, UsageError
-from store_schema.metadata import StoreMetadata
 from store_schema.reader import RegionStore
-from store_schema.records import ImageRecord
-from store_schema.tables import write_table
-from store_schema.writer import StoreWriter, write_block
+from tests.stage2_models.caption_world import (
+    CPU,
+    DATA,
+    IMAGE_IDS,
+    MODEL,
+    World,
+    write_store,
+    write_world,
+)
 
 if TYPE_CHECKING:
     from pipeline.training.task import Task
 
-COLORS, NOUNS = ("red", "green", "blue", "white"), ("cube", "ball", "cup")
-MODEL = CaptionerConfig(hidden_dim=32, embed_dim=16, attention_dim=16, normalise_features=True)
-DATA = CaptionDataConfig(
-    batch_size=5, captions_per_image=2, min_word_count=1, max_length=8, num_workers=0, eval_batch_size=4
-)
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class World:
-    """Twelve pictures of one coloured thing, eight to learn and four to judge; two captions each."""
-
-    tables: Path
-    store: Path
-
-
-IMAGE_IDS = [f"p{index}" for index in range(12)]
-THINGS = [(COLORS[index % 4], NOUNS[index % 3]) for index in range(12)]
-
-
-def _write_store(path: Path, image_ids: list[str], *, detector: str = "d1") -> Path:
-    """One region a picture; its feature is colour and noun."""
-    metadata = StoreMetadata(
-        feature_dim=len(COLORS) + len(NOUNS), max_regions=2, min_regions=0, box_source="given",
-        detector={"name": "drawn", "fingerprint": detector, "path": f"runs/{detector}"}, selection={}, block_size=8,
-    )  # fmt: skip
-    with StoreWriter.open(path, metadata) as writer:
-        for block in writer.plan(image_ids):
-            records = []
-            for image_id in block.image_ids:
-                color, noun = THINGS[int(image_id[1:])]
-                features = np.zeros((1, metadata.feature_dim), np.float16)
-                features[0, [COLORS.index(color), len(COLORS) + NOUNS.index(noun)]] = 1
-                records.append(ImageRecord(image_id, 9, 9, np.array([[1, 1, 5, 5]], np.float32), features))
-            writer.commit(block, write_block(path, metadata, block, records))
-    return path
-
-
-def _write_tables(path: Path) -> Path:
-    splits = ["val" if index >= 8 else "train" for index in range(12)]
-    write_table(path, "images", [
-        {"image_id": name, "path": f"{name}.jpg", "width": 9, "height": 9, "split": split}
-        for name, split in zip(IMAGE_IDS, splits, strict=True)
-    ])  # fmt: skip
-    rows = []
-    for name, split, (color, noun) in zip(IMAGE_IDS, splits, THINGS, strict=True):
-        for index, text in enumerate((f"A {color} {noun}.", f"there is a {color} {noun}")):
-            rows.append({"image_id": name, "caption_id": f"{name}-{index}", "text": text, "split": split})
-    write_table(path, "captions", rows)
-    return path
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(_write_tables(tmp_path / "tables"), _write_store(tmp_path / "store", IMAGE_IDS))
+    return write_world(tmp_path)
 
 
 def _task(world: World, model: CaptionerConfig = MODEL, data: CaptionDataConfig = DATA) -> CaptionTask:
@@ -166,7 +120,7 @@ def test_more_captions_than_read_at_once_take_turns(world: World) -> None:
 def test_pictures_that_the_store_lacks_are_left_out_and_named(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = RegionStore.open(_write_store(tmp_path / "partial", IMAGE_IDS[2:]))
+    store = RegionStore.open(write_store(tmp_path / "partial", IMAGE_IDS[2:]))
     with caplog.at_level(logging.WARNING):
         captions = read_captions(world.tables, "train", store, max_missing_share=0.5)
     assert captions.image_ids == tuple(IMAGE_IDS[2:8])
@@ -202,7 +156,7 @@ def test_a_saved_captioner_says_the_same_after_loading(world: World, tmp_path: P
 
 def test_features_of_another_detector_are_refused_with_both_named(world: World, tmp_path: Path) -> None:
     loaded = load_captioner(_save(_task(world), tmp_path / "model"))
-    other = RegionStore.open(_write_store(tmp_path / "other", IMAGE_IDS, detector="d2"))
+    other = RegionStore.open(write_store(tmp_path / "other", IMAGE_IDS, detector="d2"))
     own = RegionStore.open(world.store).features_fingerprint
     with pytest.raises(StoreMismatchError, match=f"{own}.*{other.features_fingerprint}"):
         caption_regions(loaded, other, IMAGE_IDS[:1])
