@@ -3,8 +3,10 @@
 The metadata is written once, when the store is made, as attributes of the root group.
 """
 
+import contextlib
 import importlib.metadata
 import json
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
@@ -31,6 +33,15 @@ def code_version() -> str:
         return importlib.metadata.version("butd")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def software_versions() -> dict[str, str]:
+    """Python's version and those of the installed libraries that can change a feature, without importing them."""
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "pillow", "torch", "torchvision"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +71,8 @@ class StoreMetadata:
     """Images in a block, which is a shard, which is a task."""
     codec: Codec = "none"
     code_version: str = field(default_factory=code_version)
+    software: Mapping[str, str] = field(default_factory=software_versions)
+    """Versions of the libraries that made the first block, for the record. Stores may lack it: empty."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -70,7 +83,7 @@ class StoreMetadata:
         _check_choice("box_source", self.box_source, get_args(BoxSource))
         _check_choice("feature_dtype", self.feature_dtype, get_args(FeatureDtype))
         _check_choice("codec", self.codec, get_args(Codec))
-        for name in ("detector", "selection"):
+        for name in ("detector", "selection", "software"):
             object.__setattr__(self, name, _as_json(name, getattr(self, name)))
         for name in ("object_names", "attribute_names"):
             object.__setattr__(self, name, _as_names(name, getattr(self, name)))
@@ -111,9 +124,9 @@ class StoreMetadata:
         )
 
     def identity(self) -> dict[str, Any]:
-        """All that two stores with the same content share: everything but the code's version and paths."""
+        """All that two stores with the same content share: everything but the versions of software, and paths."""
         content = self.to_json()
-        del content["code_version"]
+        del content["code_version"], content["software"]
         content["detector"] = {key: value for key, value in self.detector.items() if key != "path"}
         return content
 
@@ -136,10 +149,14 @@ class StoreMetadata:
                 f"{where}: the store's metadata has no schema_version; restore the file from a copy"
             )
         if content["schema_version"] != SCHEMA_VERSION:
+            remedy = "use a newer butd, which knows it"
+            if content["schema_version"] < SCHEMA_VERSION:
+                remedy = "bring it up to date with 'butd store upgrade'"
             raise StoreMismatchError(
                 f"{where}: the store has schema version {content['schema_version']}, this code (butd "
-                f"{code_version()}) reads version {SCHEMA_VERSION}; use a version of butd that knows it"
+                f"{code_version()}) reads version {SCHEMA_VERSION}; {remedy}"
             )
+        content = {"software": {}} | dict(content)
         names = {item.name for item in fields(cls)}
         if set(content) != names:
             odd = sorted(set(content) ^ names)

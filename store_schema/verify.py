@@ -6,8 +6,8 @@ once). Files are read, not mapped, so that a bad disk gives a finding and not a 
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from store_schema.root import check_array, read_metadata
 from store_schema.shards import Bytes, checksum_holds, decode_index, file_stamp, index_bytes
 from store_schema.zarr_arrays import ZarrArrays
 
+Track = Callable[[list[int]], Iterable[int]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -36,18 +38,26 @@ class Finding:
 
     what: str
     block: int | None = None
+    """None: a file of the whole store. Else the block must be written anew."""
     array: str | None = None
     image_id: str | None = None
+    """The one picture that is hit, where it is not the whole block."""
+    image_ids: tuple[str, ...] = field(default=(), compare=False)
+    """The block's pictures, where all are hit; empty where they are not known."""
 
     def __str__(self) -> str:
         if self.what.startswith(("block ", "array ")):  # the words of an error, which names its place itself
-            return self.what
+            return f"{self.what}{self._pictures}"
         place = [
             *([] if self.block is None else [f"block {self.block}"]),
             *([] if self.array is None else [self.array]),
             *([] if self.image_id is None else [f"picture {self.image_id!r}"]),
         ]
-        return f"{', '.join(place)}: {self.what}" if place else self.what
+        return f"{', '.join(place)}: {self.what}{self._pictures}" if place else self.what
+
+    @property
+    def _pictures(self) -> str:
+        return f" (pictures {self.image_ids[0]!r} to {self.image_ids[-1]!r})" if self.image_ids else ""
 
 
 @dataclass(kw_only=True)
@@ -74,8 +84,11 @@ class VerifyReport:
         return not self.findings
 
 
-def verify(path: str | Path, full: bool = False) -> VerifyReport:
+def verify(path: str | Path, full: bool = False, track: Track = iter) -> VerifyReport:
     """Check a store; also one that is being written, for the blocks that are finished.
+
+    Args:
+        track: wraps the blocks that are gone through, to show progress.
 
     Errors: `StoreNotFoundError` and, for another schema version, `StoreMismatchError`. All else is a finding.
     """
@@ -88,55 +101,72 @@ def verify(path: str | Path, full: bool = False) -> VerifyReport:
         return report
     report.has_records = ledger_folder(path).is_dir()
     findings = (
-        _verify_records(path, metadata, report)
+        _verify_records(path, metadata, report, track)
         if report.has_records
-        else _verify_foreign(path, metadata, report)
+        else _verify_foreign(path, metadata, report, track)
     )
     report.findings.extend(findings)
     return report
 
 
-def _verify_records(path: Path, metadata: StoreMetadata, report: VerifyReport) -> Iterator[Finding]:
-    lengths, findings = _array_lengths(path, metadata)
-    planned, plan_findings = _planned_blocks(path, metadata)
-    yield from [*findings, *plan_findings]
+def _verify_records(
+    path: Path, metadata: StoreMetadata, report: VerifyReport, track: Track
+) -> Iterator[Finding]:
     finished = finished_blocks(path)
+    planned, plan_findings = _planned_blocks(path, metadata)
+    yield from [*_verify_arrays(path, metadata, finished, planned), *plan_findings]
     report.num_unfinished = len({block.index for block in planned} - set(finished))
     seen: set[str] = set()
-    for index in finished:
-        try:
-            record = read_record(path, index)
-            check_record(path, record, metadata)
-        except (StoreDamagedError, StoreMismatchError) as error:
-            yield Finding(block=index, what=str(error))
-            continue
-        report.num_blocks += 1
-        report.num_images += record.receipt.num_images
-        report.num_regions += record.receipt.num_regions
-        report.num_problems += len(record.receipt.problems)
-        for array, num_rows in lengths.items():
-            if record.start_row + record.num_rows > num_rows:
-                yield Finding(block=index, array=array, what=f"the array has only {num_rows} rows")
-        if not plan_findings and (index >= len(planned) or len(planned[index].image_ids) != record.num_rows):
-            yield Finding(block=index, what="its record does not fit the plan of blocks")
-        damage = list(_verify_files(path, metadata, record, report.full))
-        yield from damage
-        if report.full and not damage:
-            source = BlockFiles(path, metadata, {index: record}, "never", mmap=False)
-            yield from _verify_rows(source, record)
-            yield from _verify_strings(source, index)
-            yield from _verify_values(source, metadata, index, seen)
+    for index in track(finished):
+        block = planned[index] if index < len(planned) else Block(index, index * metadata.block_size, ())
+        for finding in _verify_block(path, metadata, report, None if plan_findings else block, index, seen):
+            yield finding if finding.image_id else replace(finding, image_ids=block.image_ids)
 
 
-def _array_lengths(path: Path, metadata: StoreMetadata) -> tuple[dict[str, int], list[Finding]]:
-    """Lengths of the arrays whose description is in order, and what is wrong with the others."""
-    lengths, findings = {}, []
+def _verify_block(
+    path: Path,
+    metadata: StoreMetadata,
+    report: VerifyReport,
+    planned: Block | None,
+    index: int,
+    seen: set[str],
+) -> Iterator[Finding]:
+    """One finished block. `planned` is None where the plan of blocks cannot be read."""
+    try:
+        record = read_record(path, index)
+        check_record(path, record, metadata)
+    except (StoreDamagedError, StoreMismatchError) as error:
+        yield Finding(block=index, what=str(error))
+        return
+    report.num_blocks += 1
+    report.num_images += record.receipt.num_images
+    report.num_regions += record.receipt.num_regions
+    report.num_problems += len(record.receipt.problems)
+    if planned is not None and len(planned.image_ids) != record.num_rows:
+        yield Finding(block=index, what="its record does not fit the plan of blocks")
+    damage = list(_verify_files(path, metadata, record, report.full))
+    yield from damage
+    if report.full and not damage:
+        source = BlockFiles(path, metadata, {index: record}, "never", mmap=False)
+        yield from _verify_rows(source, record)
+        yield from _verify_identifiers(source, record, planned)
+        yield from _verify_values(source, metadata, index, seen)
+
+
+def _verify_arrays(
+    path: Path, metadata: StoreMetadata, finished: list[int], planned: list[Block]
+) -> Iterator[Finding]:
+    """Each array lies as the metadata says and is long enough for the finished blocks."""
+    ends = [block.start_row + len(block.image_ids) for block in planned if block.index in set(finished)]
     for spec in metadata.arrays().values():
         try:
-            lengths[spec.name] = check_array(path, spec, metadata.codec)[0]
+            num_rows = check_array(path, spec, metadata.codec)[0]
         except StoreDamagedError as error:
-            findings.append(Finding(array=spec.name, what=str(error)))
-    return lengths, findings
+            yield Finding(array=spec.name, what=str(error))
+            continue
+        if num_rows < max(ends, default=0):
+            what = f"it has {num_rows} rows, finished blocks reach to {max(ends)}"
+            yield Finding(array=spec.name, what=what)
 
 
 def _planned_blocks(path: Path, metadata: StoreMetadata) -> tuple[list[Block], list[Finding]]:
@@ -296,26 +326,34 @@ def _verify_rows(source: BlockFiles, record: BlockRecord) -> Iterator[Finding]:
         )
 
 
-def _verify_strings(source: BlockFiles, block: int) -> Iterator[Finding]:
-    """Both forms of the identifiers must agree."""
+def _verify_identifiers(source: BlockFiles, record: BlockRecord, planned: Block | None) -> Iterator[Finding]:
+    """Both forms of the identifiers must agree, and be those that the plan gives to the block's rows."""
+    block = record.index
     try:
         strings = source.strings(block)
     except StoreDamagedError as error:
         yield Finding(block=block, array="image_id", what=str(error))
         return
-    if strings != _decode_ids(source.id_bytes(block, source.id_width())):
+    utf8 = _decode_ids(source.id_bytes(block, source.id_width()))
+    if strings != utf8:
         yield Finding(
             block=block, array="image_id", what="the identifiers differ from those in image_id_utf8"
         )
+    for place, image_id in enumerate(() if planned is None else planned.image_ids):
+        if utf8[place] not in ("", image_id):
+            what = f"row {record.start_row + place} holds {utf8[place]!r}, the plan of blocks gives it to {image_id!r}"
+            yield Finding(block=block, array="image_id_utf8", image_id=image_id, what=what)
 
 
-def _verify_foreign(path: Path, metadata: StoreMetadata, report: VerifyReport) -> Iterator[Finding]:
+def _verify_foreign(
+    path: Path, metadata: StoreMetadata, report: VerifyReport, track: Track
+) -> Iterator[Finding]:
     """A store without our records: the structure, and with `full` the values that zarr gives."""
     try:
         source = ZarrArrays(path, metadata)
         report.num_blocks = math.ceil(source.num_rows() / metadata.block_size)
         seen: set[str] = set()
-        for block in range(report.num_blocks):
+        for block in track(list(range(report.num_blocks))):
             num = source.plain("num_regions", block)
             report.num_images += int((num != NOT_WRITTEN).sum())
             report.num_regions += int(num[num != NOT_WRITTEN].astype(np.int64).sum())

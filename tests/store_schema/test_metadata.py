@@ -3,10 +3,11 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from store_schema.errors import ConfigError, StoreDamagedError, StoreMismatchError
-from store_schema.metadata import StoreMetadata, first_difference
+from store_schema.metadata import StoreMetadata, first_difference, software_versions
 from tests.store_schema.tiny import ADAPTIVE, METADATA
 
 
@@ -33,6 +34,23 @@ def test_json_and_back_is_equal() -> None:
 def test_values_outside_their_range_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         replace(METADATA, **change)
+
+
+def test_metadata_without_versions_of_software_is_read() -> None:
+    """Stores that were made before they were recorded."""
+    content = METADATA.to_json()
+    del content["software"]
+    assert StoreMetadata.from_json(content, "here") == replace(METADATA, software={})
+
+
+def test_metadata_records_the_software_that_made_the_features() -> None:
+    assert {"python", "numpy", "pillow", "torch"} <= software_versions().keys()
+    assert software_versions()["numpy"] == np.__version__
+
+
+def test_an_older_schema_version_names_the_way_forward() -> None:
+    with pytest.raises(StoreMismatchError, match="schema version 0, .* 'butd store upgrade'"):
+        StoreMetadata.from_json(METADATA.to_json() | {"schema_version": 0}, "here")
 
 
 def test_other_schema_version_is_refused_with_both_named() -> None:

@@ -60,7 +60,7 @@ def test_a_changed_index_is_found_by_the_quick_check(fixed_copy: Path) -> None:
     change(fixed_copy / "features" / "c.1.0.0", -9)
     found = verify(fixed_copy).findings
     assert [str(finding) for finding in found] == [
-        "block 1, features: c.1.0.0: the checksum of its index does not fit"
+        "block 1, features: c.1.0.0: the checksum of its index does not fit (pictures 'picture:4' to 'picture:7')"
     ]
 
 
@@ -106,10 +106,11 @@ def test_every_damaged_block_is_found_not_only_the_first(fixed_copy: Path) -> No
 
 def test_broken_descriptions_are_found_by_name(fixed_copy: Path) -> None:
     (fixed_copy / "boxes" / "zarr.json").write_text("{")
-    shape = json.loads((fixed_copy / "width" / "zarr.json").read_text()) | {"shape": [5]}
+    shape = json.loads((fixed_copy / "width" / "zarr.json").read_text()) | {"shape": [10]}
     (fixed_copy / "width" / "zarr.json").write_text(json.dumps(shape))
-    found = [(finding.block, finding.array) for finding in verify(fixed_copy).findings]
-    assert found == [(None, "boxes"), (1, "width"), (2, "width")]
+    findings = verify(fixed_copy).findings
+    assert [(finding.block, finding.array) for finding in findings] == [(None, "boxes"), (None, "width")]
+    assert str(findings[1]) == "width: it has 10 rows, finished blocks reach to 11"
 
 
 def test_a_broken_root_is_a_finding(fixed_copy: Path) -> None:
@@ -133,7 +134,7 @@ def test_a_record_beyond_the_plan_is_a_finding(fixed_copy: Path, tmp_path: Path)
     )
     plan.write_bytes(shorter)
     assert [str(finding) for finding in verify(fixed_copy).findings] == [
-        "block 2: its record does not fit the plan of blocks",
+        "block 2: its record does not fit the plan of blocks (pictures 'ein Bär' to 'a/b.jpg')",
         "block 3: its record does not fit the plan of blocks",
     ]
 
@@ -226,11 +227,15 @@ def test_an_identifier_in_two_blocks_is_found(tmp_path: Path) -> None:
     )
     for name in ("image_id/c.0", "image_id_utf8/c.0.0"):
         forge(first, name, (second / name).read_bytes())
-    assert verify(first, full=True).ok  # the places of two pictures exchanged: nothing on disk can tell
+    assert [str(finding) for finding in verify(first, full=True).findings] == [
+        "block 0, image_id_utf8, picture 'p': row 0 holds 'q', the plan of blocks gives it to 'p'",
+        "block 0, image_id_utf8, picture 'q': row 1 holds 'p', the plan of blocks gives it to 'q'",
+    ]
     forge(first, "image_id_utf8/c.0.0", encode_chunk(as_bytes(["p", "p"]), "none"))
     found = [str(finding) for finding in verify(first, full=True).findings]
     assert found == [
-        "block 0, image_id: the identifiers differ from those in image_id_utf8",
+        "block 0, image_id: the identifiers differ from those in image_id_utf8 (pictures 'p' to 'q')",
+        "block 0, image_id_utf8, picture 'q': row 1 holds 'p', the plan of blocks gives it to 'q'",
         "block 0, image_id_utf8, picture 'p': the store has it twice",
     ]
 

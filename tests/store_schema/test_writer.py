@@ -113,7 +113,8 @@ def test_other_metadata_is_refused_with_the_difference(fixed_copy: Path) -> None
 def test_other_code_version_and_detector_path_go_on_with_the_store(fixed_copy: Path) -> None:
     before = contents(fixed_copy)
     moved = dict(METADATA.detector) | {"path": "moved"}
-    with StoreWriter.open(fixed_copy, replace(METADATA, code_version="9", detector=moved)) as writer:
+    other = replace(METADATA, code_version="9", software={"numpy": "9"}, detector=moved)
+    with StoreWriter.open(fixed_copy, other) as writer:
         assert writer.metadata == METADATA
     assert contents(fixed_copy) == before
 

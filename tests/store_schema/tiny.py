@@ -23,6 +23,7 @@ METADATA = StoreMetadata(
     attribute_names=("red", "small"),
     block_size=4,
     code_version="test",
+    software={"numpy": "2.4.6"},
 )
 ADAPTIVE = replace(METADATA, min_regions=1, max_regions=25)
 

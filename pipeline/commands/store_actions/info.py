@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the facts."""
+    from store_schema.layout import IMAGE_NOTES
     from store_schema.reader import RegionStore
 
     store = RegionStore.open(options.store)
@@ -45,7 +46,13 @@ def run(options: argparse.Namespace) -> int:
         "content's fingerprint": store.fingerprint,
         "bytes": sum(file.stat().st_size for file in options.store.rglob("*") if file.is_file()),
         "schema version": metadata.schema_version,
-        "written by": f"butd {metadata.code_version}",
+        "written by": ", ".join(
+            f"{name} {version}"
+            for name, version in {"butd": metadata.code_version, **metadata.software}.items()
+        ),
+        "noted of pictures": {
+            note: sum(note in notes for notes in store.notes().values()) for note in IMAGE_NOTES
+        },
     }
     if options.json:
         print(
