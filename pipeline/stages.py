@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import load_config
-from store_schema.errors import InputNotFoundError
+from store_schema.errors import ConfigError, InputNotFoundError
 
 if TYPE_CHECKING:
     from pipeline.training.task import Task
@@ -92,11 +92,15 @@ def train_captioner(tables: Path, store: Path, out: Path, options: TrainOptions)
 def train_vqa(tables: Path, store: Path | None, out: Path, options: TrainOptions) -> "TrainResult":
     """Train a VQA model on questions, answers and a store; without a store, the question-only baseline."""
     _refuse_missing_folder(tables)
-    from stage2_models.vqa import VqaConfig
+    from stage2_models.vqa_config import VqaConfig
     from stage2_models.vqa_data import VqaDataConfig
     from stage2_models.vqa_task import build_vqa_task
 
     def build(sections: Mapping[str, Any]) -> "Task[Any]":
+        if sections["data"].word_vectors and sections["training"].init != "default":
+            raise ConfigError(
+                f"training.init={sections['training'].init!r} would overwrite the words of data.word_vectors; leave one"
+            )
         return build_vqa_task(
             tables, store, model=sections["model"], data=sections["data"], **_process(sections)
         )

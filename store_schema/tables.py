@@ -55,8 +55,10 @@ SCHEMAS: dict[TableName, TableSchema] = {
             "question_type": "string",
             "answer_type": "string",
             "split": "string",
+            "pair_id": "string",
         },
         key="question_id",
+        nullable=frozenset({"pair_id"}),
     ),
     "answers": TableSchema(columns={"question_id": "string", "answer": "string", "annotator": "int"}),
     "objects": TableSchema(
@@ -166,7 +168,7 @@ def _check(frame: pd.DataFrame, name: TableName, path: Path) -> None:
         if column.endswith("_id") and kind == "string":
             _refuse(
                 frame,
-                values.map(_is_unsafe_id),
+                values.map(lambda value: isinstance(value, str) and _is_unsafe_id(value)),
                 path,
                 f"{column} must be a plain name, without '..' steps, a leading '/' or a NUL",
                 column,

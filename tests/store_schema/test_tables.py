@@ -24,7 +24,17 @@ ROWS: dict[TableName, list[dict[str, Any]]] = {
             "question_type": "what",
             "answer_type": "other",
             "split": "train",
-        }
+            "pair_id": None,
+        },
+        {
+            "question_id": "q2",
+            "image_id": "coco:7",
+            "text": "What?",
+            "question_type": "what",
+            "answer_type": "other",
+            "split": "train",
+            "pair_id": "q2-q3",
+        },
     ],
     "answers": [{"question_id": "q1", "answer": "bear", "annotator": number} for number in range(3)],
     "objects": [
