@@ -198,14 +198,13 @@ class Loader:
     def _loaded(
         self, batches: Sequence[NDArray[np.int64]], regions: Iterator[RegionBatch]
     ) -> Iterator[LoadedBatch]:
-        for indices in batches:
-            if regions is not self._running:
-                raise UsageError(
-                    "this iterator was ended: the loader was closed, or epoch() was called again"
-                )
-            with self._closed_by_failure():
-                batch = next(regions)
-            yield LoadedBatch(indices, batch)
+        with self._closed_by_failure():
+            for indices in batches:
+                if regions is not self._running:
+                    raise UsageError(
+                        "this iterator was ended: the loader was closed, or epoch() was called again"
+                    )
+                yield LoadedBatch(indices, next(regions))
 
     @contextmanager
     def _closed_by_failure(self) -> Iterator[None]:

@@ -9,14 +9,14 @@ The memory is a memfd: it has no name, so nothing can stay in /dev/shm whatever 
 size of /dev/shm (64 MB in a container) does not matter. No torch here: workers import this.
 """
 
-import math
 import mmap
 import os
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +28,22 @@ from store_schema.records import RegionArrays
 
 @dataclass(frozen=True, kw_only=True)
 class SlotLayout:
-    """Where the arrays of a batch lie in a slot that is large enough for any batch."""
+    """Where the arrays of a batch lie in a slot that is large enough for any batch.
+
+    Each slot begins with the rows of its batch: that is how a worker learns what to read.
+    """
 
     batch_size: int
     max_regions: int
     feature_dim: int
     feature_dtype: str
 
-    @property
+    @cached_property
     def features_offset(self) -> int:
         """Bytes before the features: the small arrays, at their largest, rounded up to whole pages."""
-        return _whole_pages(self.batch_size * (8 + 2 * 4 + self.max_regions * 4 * 4))
+        return _whole_pages(self.batch_size * (8 + 8 + 2 * 4 + self.max_regions * 4 * 4))
 
-    @property
+    @cached_property
     def slot_bytes(self) -> int:
         """Bytes of a slot. A batch of pictures with few regions touches only the first part of them."""
         return self.features_offset + _whole_pages(self.features_bytes(self.batch_size, self.max_regions))
@@ -51,18 +54,19 @@ class SlotLayout:
 
     def arrays(self, slot: NDArray[np.uint8], num_images: int, num_slots: int) -> RegionArrays:
         """View [slot_bytes] uint8 as a batch of `num_images` pictures with `num_slots` region slots each."""
-
-        def view(start: int, dtype: str, *shape: int) -> NDArray[Any]:
-            num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-            return slot[start : start + num_bytes].view(dtype).reshape(shape)
-
-        boxes_offset = self.batch_size * (8 + 2 * 4)
+        size = self.batch_size
         return RegionArrays(
-            num_regions=view(0, "int64", num_images),
-            sizes=view(self.batch_size * 8, "float32", num_images, 2),
-            boxes=view(boxes_offset, "float32", num_images, num_slots, 4),
-            features=view(self.features_offset, self.feature_dtype, num_images, num_slots, self.feature_dim),
+            num_regions=np.ndarray((num_images,), np.int64, slot, size * 8),
+            sizes=np.ndarray((num_images, 2), np.float32, slot, size * 16),
+            boxes=np.ndarray((num_images, num_slots, 4), np.float32, slot, size * 24),
+            features=np.ndarray(
+                (num_images, num_slots, self.feature_dim), self.feature_dtype, slot, self.features_offset
+            ),
         )
+
+    def rows(self, slot: NDArray[np.uint8], num_images: int) -> NDArray[np.int64]:
+        """View the rows [num_images] of the batch that a slot is for."""
+        return np.ndarray((num_images,), np.int64, slot)
 
 
 class Fence(Protocol):
@@ -71,6 +75,13 @@ class Fence(Protocol):
     def query(self) -> bool: ...
 
     def synchronize(self) -> None: ...
+
+
+class _Lease(weakref.ref["NDArray[np.uint8]"]):
+    """A slot's exporter, watched; `weakref.finalize` does the same in ten times as many steps of Python."""
+
+    __slots__ = ("slot",)
+    slot: int
 
 
 class SlotPool:
@@ -87,8 +98,10 @@ class SlotPool:
         self.fd = _allocate(layout, num_slots)
         weakref.finalize(self, os.close, self.fd).atexit = False
         self.memory = map_slots(self.fd)
+        self._slots = [slot_view(self.memory, layout, slot) for slot in range(num_slots)]
         self._free = deque(range(num_slots))
-        self._returned: deque[int] = deque()
+        self._leases: dict[int, _Lease] = {}
+        self._returned: deque[weakref.ref[NDArray[np.uint8]]] = deque()
         self._fenced: deque[tuple[int, Fence]] = deque()
         self._num_leased = 0
 
@@ -113,7 +126,7 @@ class SlotPool:
 
     def view(self, slot: int) -> NDArray[np.uint8]:
         """View a slot that was taken and is not leased; for filling and copying."""
-        return slot_view(self.memory, self.layout, slot)
+        return self._slots[slot]
 
     def lease(self, slot: int) -> NDArray[np.uint8]:
         """Hand out a filled slot: it is free again when the returned array and all made from it are gone.
@@ -125,12 +138,15 @@ class SlotPool:
             self.memory.data, np.uint8, self.layout.slot_bytes, slot * self.layout.slot_bytes
         )
         self._num_leased += 1
-        weakref.finalize(exporter, self._returned.append, slot).atexit = False
+        lease = self._leases[slot] = _Lease(exporter, self._returned.append)
+        lease.slot = slot
         return exporter
 
     def _collect(self) -> None:
         while self._returned:
-            slot = self._returned.popleft()
+            lease = self._returned.popleft()
+            assert isinstance(lease, _Lease)
+            slot = lease.slot
             if self.fence is None:
                 self._free_leased(slot)
             else:

@@ -85,12 +85,11 @@ class BatchStream:
 
     def _batch(self, slot: int, num_images: int, num_slots: int) -> RegionBatch:
         """Lease a filled slot, or copy it where the user holds as many as may be spared."""
-        if self._pool.num_leased() >= HELD_SLOTS:
+        held = self._pool.num_leased()
+        if held >= HELD_SLOTS:
             self._pool.wait_for_device()
-        if self._pool.num_leased() < HELD_SLOTS:
-            memory = self._pool.lease(slot)
-        else:
-            memory = self._copy(slot, num_images, num_slots)
+            held = self._pool.num_leased()
+        memory = self._pool.lease(slot) if held < HELD_SLOTS else self._copy(slot, num_images, num_slots)
         arrays = self._pool.layout.arrays(memory, num_images, num_slots)
         return RegionBatch(
             features=torch.from_numpy(arrays.features),
