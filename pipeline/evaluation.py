@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.baselines import answer_baseline, caption_baselines, truth_of_captions
+from pipeline.result_files import vqa_results
 from pipeline.trained_models import TrainedModel, find_models
 from store_schema.errors import StoreMismatchError, UsageError
 from store_schema.reader import RegionStore
@@ -183,7 +184,9 @@ def _score_captioner(
     from stage2_models.caption_inference import load_captioner
 
     loaded = load_captioner(model.model_dir)
-    result = loaded.evaluate(settings.tables, store, split, beam_size=settings.beam_size)
+    result = loaded.evaluate(
+        settings.tables, store, split, decoding=loaded.decoding(beam_size=settings.beam_size)
+    )
     done.captions[_free_role(model, done.captions)] = (model, result, store)
 
 
@@ -226,15 +229,7 @@ def _report(
     if done.captions:
         report["caption"] = {role: _caption_scores(done, role, settings) for role in done.captions}
     if done.answers:
-        report["vqa"] = {
-            role: {
-                "model": model.title,
-                "accuracy": result.scores.accuracy,
-                "by_type": result.scores.by_question_type,
-                "by_answer_type": result.scores.by_answer_type,
-            }
-            for role, (model, result, _) in done.answers.items()
-        }
+        report["vqa"] = _vqa_scores(done, settings.tables)
     report["baselines"] = _baselines(models, done, settings, split)
     if "regions" in done.captions and has_table(settings.tables, "objects"):
         report["attention"] = _attention(done, settings)
@@ -269,6 +264,26 @@ def _caption_scores(done: Evaluated, role: str, settings: EvaluationSettings) ->
     return {"model": model.title, **result.metrics(), **truth_of_captions(words, settings.tables)}
 
 
+def _vqa_scores(done: Evaluated, tables: Path) -> dict[str, Any]:
+    """By role; "consistency" only where the questions come in balanced pairs."""
+    from stage2_models.vqa_metrics import pair_consistency
+
+    questions = read_table(tables, "questions").set_index("question_id")
+    pairs = questions["pair_id"].dropna().to_dict() if "pair_id" in questions else {}
+    scores: dict[str, Any] = {}
+    for role, (model, result, _) in done.answers.items():
+        scores[role] = {
+            "model": model.title,
+            "accuracy": result.scores.accuracy,
+            "by_type": result.scores.by_question_type,
+            "by_answer_type": result.scores.by_answer_type,
+        }
+        consistency = pair_consistency(result.scores.per_question, pairs)
+        if consistency is not None:
+            scores[role]["consistency"] = consistency
+    return scores
+
+
 def _attention(done: Evaluated, settings: EvaluationSettings) -> dict[str, float]:
     from stage2_models.grounding import pointing
 
@@ -301,8 +316,7 @@ def _write_predictions(done: Evaluated, out: Path) -> None:
         ]
         write_json(folder / f"captions-{role}.json", rows)
     for role, (_, answers, _) in done.answers.items():
-        rows = [{"question_id": key, "answer": answer} for key, answer in answers.predictions.items()]
-        write_json(folder / f"answers-{role}.json", rows)
+        write_json(folder / f"answers-{role}.json", vqa_results(answers.predictions))
 
 
 def _without_nan(content: Any) -> Any:  # noqa: ANN401

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stage2_models.loading.batch import RegionBatch
+from stage2_models.picture_groups import PictureGroups
 from stage2_models.question_gru import last_states
 from stage2_models.regions import RegionInput
 from stage2_models.vqa_answerers import (
     BindingAnswerer,
     PaperAnswerer,
+    Pictures,
     QuestionOnlyAnswerer,
     ReluAnswerer,
     VqaOutput,
@@ -64,13 +66,20 @@ class VqaModel(nn.Module):
         )
         self.answerer = _ANSWERERS[config.form](config, self.region_input.out_dim, num_answers)
 
-    def forward(self, token_ids: Tensor, lengths: Tensor, regions: RegionBatch | None) -> VqaOutput:
+    def forward(
+        self,
+        token_ids: Tensor,
+        lengths: Tensor,
+        regions: RegionBatch | None,
+        pictures: Tensor | None = None,
+    ) -> VqaOutput:
         """Answer a batch of questions.
 
         Args:
             token_ids: [B, T] int64, padded on the right.
             lengths: [B] int64, number of words of each question.
-            regions: of the B questions' pictures; a question-only model ignores them.
+            regions: of U pictures; a question-only model ignores them.
+            pictures: [B] int64, which of them each question is about; None where U is B and they are in order.
         """
         question = self.question(token_ids, lengths)
         if isinstance(self.answerer, QuestionOnlyAnswerer):
@@ -79,7 +88,11 @@ class VqaModel(nn.Module):
         assert self.region_input is not None
         mask = regions.mask
         values = self.region_input(regions.features, regions.boxes, regions.sizes, mask)
-        output: VqaOutput = self.answerer(question, values, regions.boxes, mask)
+        if pictures is None:
+            groups = PictureGroups.one_each(len(mask), mask.device)
+        else:
+            groups = PictureGroups.of(pictures, len(mask))
+        output: VqaOutput = self.answerer(question, Pictures(values, regions.boxes, mask, groups))
         return output
 
     def answer_scores(self, answer_logits: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 The projection of [v_i, q] is computed as the sum of two projections, so that the question's part is not repeated
 for every region. All return the unnormalised attention of every region beside the weights.
-Legend: B questions, K region slots, D region feature, H hidden, G glimpses, A answers.
+Legend: B questions, U pictures, Q most questions of one picture, K region slots, D region feature, H hidden,
+G glimpses, A answers.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from stage2_models.attention import normalise_logits
+from stage2_models.attention import Normalisation, normalise_logits
 from stage2_models.counting import COUNT_DIM, RegionCounter, describe_counts, pairwise_iou
+from stage2_models.picture_groups import PictureGroups
 from stage2_models.vqa_config import VqaConfig
 
 
@@ -28,6 +31,45 @@ class VqaOutput(NamedTuple):
     """[B, G, K], 0 at padded slots; sums to 1 over the real regions unless attention_normalise is "none"."""
     counts: Tensor | None
     """[B, G], the number of attended objects; None also without `count`."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The U pictures of a batch and which of its B questions are about which; each picture is projected once."""
+
+    regions: Tensor
+    """[U, K, D] float, zero at padded slots."""
+    boxes: Tensor
+    """[U, K, 4] float, pixels."""
+    mask: Tensor
+    """[U, K] bool, True where a region is real."""
+    groups: PictureGroups
+
+    def products(self, of_question: Tensor, of_regions: Tensor, score: nn.Linear) -> Tensor:
+        """Score every region by score(of_question * of_regions), [B, G, K].
+
+        As a product of matrices, since w . (r * q) = r . (w * q): nothing of the size [B, K, H] is made.
+
+        Args:
+            of_question: [B, H]. of_regions: [U, K, H]. score: a layer from H to G.
+        """
+        asked = of_question.unsqueeze(1) * score.weight  # [B, G, H]
+        laid = self.groups.by_picture(asked).flatten(1, 2)  # [U, Q G, H]
+        logits = torch.bmm(laid, of_regions.transpose(1, 2))
+        logits = logits.view(len(laid), self.groups.most, -1, logits.shape[2])  # [U, Q, G, K]
+        return self.groups.by_question(logits) + score.bias.unsqueeze(1)
+
+    def weigh(self, logits: Tensor, normalise: Normalisation) -> tuple[Tensor, Tensor]:
+        """Logits [B, G, K] with 0 at padded slots, and the weights made of them."""
+        mask = self.groups.spread(self.mask).unsqueeze(1)
+        logits = logits.masked_fill(~mask, 0.0)
+        return logits, normalise_logits(logits, mask, normalise)
+
+    def attend(self, weights: Tensor) -> Tensor:
+        """Sum each question's regions by its weights [B, G, K]: [B, G, D]."""
+        laid = self.groups.by_picture(weights).flatten(1, 2)  # [U, Q G, K]
+        attended = torch.bmm(laid, self.regions)
+        return self.groups.by_question(attended.view(len(laid), self.groups.most, -1, attended.shape[2]))
 
 
 class GatedTanh(nn.Module):
@@ -69,13 +111,13 @@ class PaperAnswerer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.answers = nn.Linear(hidden, num_answers)
 
-    def forward(self, question: Tensor, regions: Tensor, boxes: Tensor, mask: Tensor) -> VqaOutput:
-        """Answer question [B, H] from regions [B, K, D]; boxes are not looked at; mask [B, K]."""
-        both = self.attention_region(regions) + self.attention_question(question).unsqueeze(1)  # [B, K, 2 H]
+    def forward(self, question: Tensor, pictures: Pictures) -> VqaOutput:
+        """Answer question [B, H]."""
+        of_regions = pictures.groups.spread(self.attention_region(pictures.regions))
+        both = of_regions + self.attention_question(question).unsqueeze(1)  # [B, K, 2 H]
         logits = self.attention_score(gated_tanh(both)).transpose(1, 2)  # [B, 1, K]
-        logits = logits.masked_fill(~mask.unsqueeze(1), 0.0)
-        weights = normalise_logits(logits, mask.unsqueeze(1), self.normalise)
-        attended = torch.bmm(weights, regions).squeeze(1)  # [B, D]
+        logits, weights = pictures.weigh(logits, self.normalise)
+        attended = pictures.attend(weights).squeeze(1)  # [B, D]
         joint = self.joint(self.joint_question(question) * self.joint_regions(attended))
         return VqaOutput(self.answers(self.dropout(joint)), logits, weights, None)
 
@@ -110,27 +152,28 @@ class ReluAnswerer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.answers = _weight_norm(2 * hidden, num_answers)
 
-    def forward(self, question: Tensor, regions: Tensor, boxes: Tensor, mask: Tensor) -> VqaOutput:
-        """Answer question [B, H] from regions [B, K, D]; boxes are not looked at; mask [B, K]."""
-        logits = self.attention_score(self._compare(question, regions)).transpose(1, 2)  # [B, 1, K]
-        logits = logits.masked_fill(~mask.unsqueeze(1), 0.0)
-        weights = normalise_logits(logits, mask.unsqueeze(1), self.normalise)
-        attended = torch.bmm(weights, regions).squeeze(1)  # [B, D]
+    def forward(self, question: Tensor, pictures: Pictures) -> VqaOutput:
+        """Answer question [B, H]."""
+        logits, weights = pictures.weigh(self._compare(question, pictures), self.normalise)
+        attended = pictures.attend(weights).squeeze(1)  # [B, D]
         joint = self.joint_question(question).relu() * self.joint_regions(attended).relu()
         return VqaOutput(self.answers(self.dropout(self.joint(joint).relu())), logits, weights, None)
 
-    def _compare(self, question: Tensor, regions: Tensor) -> Tensor:
-        """Bring region and question together, [B, K, H]."""
+    def _compare(self, question: Tensor, pictures: Pictures) -> Tensor:
+        """The unnormalised weight of every region, [B, 1, K]."""
         if self.attention_region is not None:
-            product = self.attention_region(regions).relu() * self.attention_question(
-                question
-            ).relu().unsqueeze(1)
-            dropped: Tensor = self.attention_dropout(product)
-            return dropped
-        weight, bias = self.attention_both.weight, self.attention_both.bias
-        of_regions = functional.linear(regions, weight[:, : self.region_dim])
-        of_question = functional.linear(question, weight[:, self.region_dim :], bias)
-        return (of_regions + of_question.unsqueeze(1)).relu()
+            of_question = self.attention_question(question).relu()
+            of_regions = self.attention_region(pictures.regions).relu()
+            if not (self.training and self.attention_dropout.p):
+                return pictures.products(of_question, of_regions, self.attention_score)
+            compared = self.attention_dropout(pictures.groups.spread(of_regions) * of_question.unsqueeze(1))
+        else:
+            weight, bias = self.attention_both.weight, self.attention_both.bias
+            of_regions = functional.linear(pictures.regions, weight[:, : self.region_dim])
+            of_question = functional.linear(question, weight[:, self.region_dim :], bias)
+            compared = (pictures.groups.spread(of_regions) + of_question.unsqueeze(1)).relu()  # [B, K, H]
+        logits: Tensor = self.attention_score(compared).transpose(1, 2)
+        return logits
 
 
 def _weight_norm(in_dim: int, out_dim: int) -> nn.Linear:
@@ -160,16 +203,18 @@ class BindingAnswerer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.answers = nn.Linear(hidden, num_answers)
 
-    def forward(self, question: Tensor, regions: Tensor, boxes: Tensor, mask: Tensor) -> VqaOutput:
-        """Answer question [B, H] from regions [B, K, D] in boxes [B, K, 4]; mask [B, K]."""
-        product = self.attention_region(regions) * self.attention_question(question).unsqueeze(1)  # [B, K, H]
-        logits = self.attention_score(product).transpose(1, 2)  # [B, G, K]
-        logits = logits.masked_fill(~mask.unsqueeze(1), 0.0)
-        weights = normalise_logits(logits, mask.unsqueeze(1), self.normalise)
-        seen = [torch.bmm(weights, regions).flatten(1)]  # [B, G D]
+    def forward(self, question: Tensor, pictures: Pictures) -> VqaOutput:
+        """Answer question [B, H]."""
+        of_regions = self.attention_region(pictures.regions)
+        logits = pictures.products(self.attention_question(question), of_regions, self.attention_score)
+        logits, weights = pictures.weigh(logits, self.normalise)
+        seen = [pictures.attend(weights).flatten(1)]  # [B, G D]
         counts = None
         if self.counter is not None:
-            counts = self.counter(logits, pairwise_iou(boxes), mask)  # [B, G]
+            spread = pictures.groups.spread
+            counts = self.counter(
+                logits, spread(pairwise_iou(pictures.boxes)), spread(pictures.mask)
+            )  # [B, G]
             seen.append(describe_counts(counts).flatten(1))  # [B, G 8]
         joint = self.joint_question(question).relu() * self.joint_regions(torch.cat(seen, 1)).relu()
         return VqaOutput(self.answers(self.dropout(joint)), logits, weights, counts)

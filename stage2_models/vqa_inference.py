@@ -23,12 +23,14 @@ from stage2_models.answers import AnswerVocabulary
 from stage2_models.loader import RegionBatch
 from stage2_models.vocabulary import Vocabulary
 from stage2_models.vqa import VqaModel
+from stage2_models.vqa_batches import encode_questions
 from stage2_models.vqa_config import VqaConfig
-from stage2_models.vqa_data import QuestionTokeniser, encode_questions, question_words, read_questions
+from stage2_models.vqa_data import QuestionTokeniser, question_words, read_questions
 from stage2_models.vqa_evaluation import VqaEvaluation, evaluate_questions
 from store_schema.artifacts import WEIGHTS, find_model_dir, read_model_json
 from store_schema.errors import CheckpointError, StoreMismatchError, UsageError
 from store_schema.reader import RegionStore
+from store_schema.tables import read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class LoadedVqa:
 
     def check_store(self, store: RegionStore) -> None:
         """Refuse features of another kind. Errors: `StoreMismatchError` naming both fingerprints or sizes."""
-        if self.feature_dim not in (0, store.metadata.feature_dim):
+        if self.features_fingerprint is None and self.feature_dim not in (0, store.metadata.feature_dim):
             raise StoreMismatchError(
                 f"the model {self.path} reads features of {self.feature_dim} numbers, those of the store {store.path} "
                 f"have {store.metadata.feature_dim} (detector {store.metadata.detector['name']})"
@@ -163,6 +165,30 @@ class LoadedVqa:
             regions = read_regions(store, rows[part])
             answers += self.answer(questions[part], regions, num_best=num_best)
         return answers
+
+    def answer_split(self, tables: Path, store: RegionStore | None, split: str) -> dict[str, str]:
+        """The best answer to every question of a split by question_id, also where nobody's answers are known.
+
+        Errors: `StoreMismatchError` for features of another kind, or a picture that the store does not have;
+        `UsageError` where the split has no question, or a store is needed and not given.
+        """
+        frame = read_table(tables, "questions")
+        asked = frame[frame["split"] == split]
+        if asked.empty:
+            raise UsageError(
+                f"{tables}: no questions with split {split!r}; there are {sorted(set(frame['split']))}"
+            )
+        texts = asked["text"].tolist()
+        if self.model.config.question_only:
+            answers = self.answer(texts, None, num_best=1)
+        elif store is None:
+            raise UsageError(
+                f"the model {self.path} looks at regions: give a store of the questions' pictures"
+            )
+        else:
+            answers = self.answer_from_store(store, asked["image_id"].tolist(), texts, num_best=1)
+        found = zip(asked["question_id"], answers, strict=True)
+        return {question_id: answer.best[0].answer for question_id, answer in found}
 
     def evaluate(
         self, tables: Path, store: RegionStore | None, split: str, *, batch_size: int = 512

@@ -86,6 +86,27 @@ def question_accuracy(prediction: str, answers: Sequence[str]) -> float:
     return answer_score(tuple(answer == predicted for answer in given))
 
 
+def pair_consistency(per_question: Mapping[str, float], pair_ids: Mapping[str, str]) -> float | None:
+    """Share of balanced pairs (one question, two pictures, two answers) whose two answers are both right.
+
+    A pair counts as much as the less right of its two answers, so a model that does not look at the picture gets
+    at most the answers that happen to be shared. Goyal et al. 2017, arXiv 1612.00837, sec. 3.
+
+    Args:
+        per_question: accuracy by question_id.
+        pair_ids: pair of each question that is in one; pairs with only one scored question do not count.
+
+    Returns:
+        The mean over pairs, None where there is none.
+    """
+    pairs: dict[str, list[float]] = defaultdict(list)
+    for question_id, pair_id in pair_ids.items():
+        if question_id in per_question:
+            pairs[pair_id].append(per_question[question_id])
+    lower = [min(values) for values in pairs.values() if len(values) == 2]
+    return _mean(lower) if lower else None
+
+
 def most_common_predictions(
     training: Sequence[AnsweredQuestion],
     questions: Sequence[AnsweredQuestion],

@@ -20,15 +20,14 @@ from stage2_models.loader import Loader, build_loader
 from stage2_models.loading.order import epoch_batches
 from stage2_models.vocabulary import Vocabulary
 from stage2_models.vqa import VqaModel, answer_loss
-from stage2_models.vqa_config import VqaConfig
-from stage2_models.vqa_data import (
+from stage2_models.vqa_batches import (
     EncodedQuestions,
+    QuestionsByPicture,
     VqaBatch,
-    VqaDataConfig,
-    build_vocabularies,
     encode_questions,
-    read_questions,
 )
+from stage2_models.vqa_config import VqaConfig
+from stage2_models.vqa_data import VqaDataConfig, build_vocabularies, read_questions
 from stage2_models.vqa_evaluation import evaluate_questions
 from stage2_models.word_vectors import read_word_vectors
 from store_schema.errors import UsageError
@@ -148,7 +147,6 @@ class VqaTask:
         self.model: nn.Module = model
         self.config = config
         self.data = data
-        self.batch_size = data.batch_size
         self.vocabulary = vocabulary
         self.answers = answers
         self.train = train
@@ -162,6 +160,12 @@ class VqaTask:
         )
         self._device = device
         self._rank, self._world_size = process
+        self._by_picture = None
+        self.batch_size = data.batch_size
+        """Samples in a batch of this process: questions, or pictures with all of theirs."""
+        if data.by_picture and train.rows is not None:
+            self._by_picture = QuestionsByPicture.of(train.rows)
+            self.batch_size = self._by_picture.pictures_per_batch(data.batch_size)
         self._loader = self._build_loader()
 
     def identity(self) -> Mapping[str, str]:
@@ -203,7 +207,11 @@ class VqaTask:
                 yield self.train.batch(indices, None)
             return
         for loaded in self._loader.epoch(epoch, start):
-            yield self.train.batch(loaded.indices, loaded.regions)
+            if self._by_picture is None:
+                yield self.train.batch(loaded.indices, loaded.regions)
+            else:
+                indices, pictures = self._by_picture.questions(loaded.indices)
+                yield self.train.batch(indices, loaded.regions, pictures)
 
     def batch_ids(self, batch: VqaBatch) -> list[str]:
         """The question_ids of a batch."""
@@ -211,7 +219,7 @@ class VqaTask:
 
     def loss(self, batch: VqaBatch, *, step: int, epoch: int) -> tuple[Tensor, int, Mapping[str, Tensor]]:
         """The loss summed over the batch's questions, their number, and the batch's accuracy (soft score)."""
-        output = self.model(batch.token_ids, batch.lengths, batch.regions)
+        output = self.model(batch.token_ids, batch.lengths, batch.regions, batch.pictures)
         total = answer_loss(output.answer_logits, batch.labels, batch.scores, self.config.loss)
         best = output.answer_logits.detach().argmax(1, keepdim=True)  # [B, 1]
         # An unused place in `labels` holds 0 with score 0, so it adds nothing where the answer is label 0.
@@ -250,8 +258,8 @@ class VqaTask:
             return None
         return build_loader(
             self.store,
-            self.train.rows,
-            batch_size=self.data.batch_size,
+            self.train.rows if self._by_picture is None else self._by_picture.rows,
+            batch_size=self.batch_size,
             seed=self.data.seed,
             workers=self.data.num_workers,
             pin=self.data.pin,

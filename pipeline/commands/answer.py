@@ -1,10 +1,12 @@
 """Answer a question about pictures: files (stage one runs first), or pictures of a store.
 
 Prints the five best answers with their scores, and the regions that the answer rests on with their
-unnormalised attention weights.
+unnormalised attention weights. With --tables it answers all questions of a split instead and writes the file that the
+VQA challenge's server takes.
 
 example: butd answer runs/demo/vqa-regions "how many stars are there?" runs/demo/heldout/images/000000.jpg
          butd answer runs/demo/vqa-regions "is there a star?" --store runs/demo/regions.zarr --ids s1-000000
+         butd answer runs/vqa --tables runs/vqa2 --split test --store runs/vqa2.zarr --results answers.json
 """
 
 import argparse
@@ -25,10 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd answer`."""
     add = parser.add_argument
     add("model", type=Path, help="a VQA run, checkpoint or model folder")
-    add("question", help="the question, in words")
+    add("question", nargs="?", help="the question, in words")
     add("images", type=Path, nargs="*", help="picture files or folders")
     add("--store", type=Path, help="a store to take regions from instead")
     add("--ids", nargs="*", metavar="IMAGE_ID", help="with --store: these pictures (default: all)")
+    add("--tables", type=Path, help="answer all questions of these tables instead")
+    add("--split", help="with --tables: the questions of this split")
+    add(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="with --tables: the file to write, as the official server takes it",
+    )
     add("--best", type=int, default=5, help="answers to print (default 5)")
     add("--weights", help="the model's detector, where it no longer lies where the model says")
     add("--boxes", help="for a model on given boxes: a table of boxes, or FastestDet as .onnx")
@@ -44,6 +54,12 @@ def run(options: argparse.Namespace) -> int:
     from stage2_models.vqa_inference import load_vqa
     from store_schema.artifacts import read_model_json
 
+    if options.tables is not None:
+        return _answer_split(options)
+    if options.question is None or options.split or options.results:
+        raise UsageError(
+            "give a question and pictures; or --tables, --split and --results to answer a whole split"
+        )
     if options.draw is not None and options.store is not None:
         raise UsageError("--draw needs picture files; a store holds none. Name the files instead of --store")
     if options.best < 1:
@@ -70,6 +86,24 @@ def run(options: argparse.Namespace) -> int:
                 pictures.draw_answer(
                     place, answer.attention_logits[0], answer.attention_weights[0], options.draw
                 )
+    return 0
+
+
+def _answer_split(options: argparse.Namespace) -> int:
+    from pipeline.evaluation import write_json
+    from pipeline.result_files import vqa_results
+    from pipeline.training.processes import resolve_device
+    from stage2_models.vqa_inference import load_vqa
+    from store_schema.reader import RegionStore
+
+    if options.question is not None or options.ids is not None or not (options.split and options.results):
+        raise UsageError("--tables needs --split and --results, and neither a question nor pictures")
+    loaded = load_vqa(options.model, device=str(resolve_device(options.device)))
+    store = None if options.store is None else RegionStore.open(options.store)
+    answers = loaded.answer_split(options.tables, store, options.split)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.results, vqa_results(answers))
+    print(f"{options.results}: answers to {len(answers):,} questions")
     return 0
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.cli import main
 from store_schema.artifacts import find_model_dir
 from store_schema.reader import RegionStore
+from store_schema.tables import read_table
 from tests.pipeline.conftest import Butd, Scores, World
 
 
@@ -54,8 +55,15 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "scenes: none": ("scenes OUT --images 0", ("must be 1 or more, it is 0",)),
     "scenes: splits": ("scenes OUT --images 4 --splits train", ("--splits train", "NAME=FRACTION")),
     "scenes: size": ("scenes OUT --images 4 --size 9", ("64 to 1024 pixels, it is 9",)),
-    "prepare: folder": ("prepare daquar no-such-folder OUT", ("no-such-folder", "there is none")),
+    "prepare: folder": ("prepare daquar no-such-folder OUT", ("no-such-folder", "there is nothing")),
     "prepare: foreign folder": ("prepare flickr8k world.runs OUT", ("captions.csv", "neither is there")),
+    "answer: no question": ("answer world.vqa", ("give a question and pictures",)),
+    "answer: split without tables": ("answer world.vqa why? --split test", ("--tables, --split and --results",)),
+    "answer: tables alone": ("answer world.vqa --tables world.scenes", ("needs --split and --results",)),
+    "answer: unknown split": (
+        "answer world.vqa --tables world.scenes --split dev --results OUT --store world.regions",
+        ("no questions with split 'dev'",),
+    ),
     "train: tables": ("train detector --tables no-tables --out OUT", ("no-tables, there is none",)),
     "train: no tables in it": (
         "train vqa --tables world.runs --store world.regions --out OUT",
@@ -459,3 +467,17 @@ def test_scenes_and_train_say_what_they_made_and_that_it_is_there(butd: Run, tmp
     assert done.output.startswith("finished after ")
     assert str(find_model_dir(tmp_path / "run")) in done.output
     assert "finished before" in butd(*train).output
+
+
+def test_a_whole_split_is_answered_for_the_official_server(butd: Run, world: World, tmp_path: Path) -> None:
+    results = tmp_path / "new" / "answers.json"
+    command = ("answer", world.vqa, "--tables", world.scenes, "--split", "test", "--results", results)
+    done = butd(*command, "--store", world.regions)
+    assert done.code == 0, done
+    rows = json.loads(results.read_text())
+    asked = read_table(world.scenes, "questions")
+    assert {str(row["question_id"]) for row in rows} == set(asked[asked["split"] == "test"]["question_id"])
+    assert f"answers to {len(rows)} questions" in done.output
+    assert_refused(butd(*command), "give a store")
+    # other.zarr has the validation part only
+    assert_refused(butd(*command, "--store", world.other_regions), "trained on features")

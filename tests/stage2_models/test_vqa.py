@@ -1,7 +1,7 @@
 """The VQA models against loops, against padding, and their losses by hand."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 from stage2_models.counting import describe_counts, pairwise_iou
 from stage2_models.loading.batch import RegionBatch
 from stage2_models.vqa import VqaModel, answer_loss
-from stage2_models.vqa_answerers import BindingAnswerer, GatedTanh, PaperAnswerer
+from stage2_models.vqa_answerers import BindingAnswerer, GatedTanh, PaperAnswerer, ReluAnswerer
 from stage2_models.vqa_config import VqaConfig
 from store_schema.errors import ConfigError
 
@@ -268,3 +268,47 @@ def test_scores_of_cross_entropy_sum_to_one_and_binary_ones_stand_alone() -> Non
 def test_a_configuration_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         VqaConfig(**changes)
+
+
+@pytest.mark.parametrize("config", FORMS)
+def test_questions_that_share_a_picture_are_answered_as_with_their_own_copies(config: VqaConfig) -> None:
+    model = build(config)
+    regions = make_regions()
+    token_ids, lengths = make_questions()
+    pictures = torch.tensor([1, 0, 2, 0, 0, 1])
+    asked = torch.tensor([0, 1, 2, 0, 2, 1])
+    token_ids, lengths = token_ids[asked], lengths[asked]
+    copied = RegionBatch(*(getattr(regions, field.name)[pictures] for field in fields(regions)))
+    factor = torch.randn(6, NUM_ANSWERS)
+    results = []
+    for batch, shared in ((regions, pictures), (copied, None)):
+        output = model(token_ids, lengths, batch, shared)
+        gradients = torch.autograd.grad(
+            (output.answer_logits * factor).sum(), list(model.parameters()), allow_unused=True
+        )
+        results.append([*output, *gradients])
+    for shared_value, copied_value in zip(*results, strict=True):
+        if copied_value is None:
+            assert shared_value is None
+        else:
+            assert torch.allclose(shared_value, copied_value, atol=2e-5)
+
+
+@torch.no_grad()
+def test_dropout_of_the_attention_acts_on_the_product_and_else_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build(replace(RELU, attention_dropout=0.5))
+    inputs = (*make_questions(), make_regions())
+    expected = model(*inputs).attention_logits
+    model.train()
+    assert not torch.allclose(model(*inputs).attention_logits, expected)
+    answerer = model.answerer
+    assert isinstance(answerer, ReluAnswerer)
+    monkeypatch.setattr(
+        answerer.attention_dropout, "forward", lambda product: product * 2
+    )  # in place of zeros
+    doubled = model(*inputs).attention_logits
+    bias = answerer.attention_score.bias
+    mask = inputs[2].mask.unsqueeze(1)
+    assert torch.allclose(doubled, torch.where(mask, 2 * expected - bias, 0.0), atol=1e-6)

@@ -9,6 +9,7 @@ import pytest
 from stage2_models.vqa_metrics import (
     AnsweredQuestion,
     most_common_predictions,
+    pair_consistency,
     question_accuracy,
     vqa_accuracy,
 )
@@ -69,6 +70,13 @@ def test_accuracy_by_type_is_the_mean_over_its_questions() -> None:
 def test_an_incomplete_set_of_predictions_is_refused() -> None:
     with pytest.raises(UsageError, match=r"1 of 2 questions have no predicted answer, the first is '2'"):
         vqa_accuracy({"1": "a"}, [_question("1", "a"), _question("2", "b")])
+
+
+def test_a_balanced_pair_is_as_right_as_the_less_right_of_its_answers() -> None:
+    accuracy = {"1": 1.0, "2": 0.3, "3": 1.0, "4": 1.0, "5": 1.0}
+    pairs = {"1": "a", "2": "a", "3": "b", "4": "b", "5": "alone", "6": "alone"}
+    assert pair_consistency(accuracy, pairs) == pytest.approx((0.3 + 1.0) / 2)
+    assert pair_consistency(accuracy, {}) is None
 
 
 def test_most_common_answer_overall_and_of_the_question_type() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stage2_models.vqa_batches import VqaBatch
 from stage2_models.vqa_config import VqaConfig
-from stage2_models.vqa_data import VqaBatch, VqaDataConfig, read_questions
+from stage2_models.vqa_data import VqaDataConfig, read_questions
 from stage2_models.vqa_inference import load_vqa, read_regions
 from stage2_models.vqa_task import VqaTask, build_vqa_task
 from store_schema.errors import CheckpointError, ConfigError, StoreMismatchError, UsageError
@@ -347,3 +348,29 @@ def test_the_words_begin_with_the_vectors_of_a_file(world: World, tmp_path: Path
     embedding = task._network.question.embedding.weight
     assert (embedding[task.vocabulary.ids["what"]] == 0.25).all()
     assert not embedding[task.vocabulary.ids["cube"]].any()
+
+
+def test_batches_by_picture_hold_every_question_once_beside_its_own_picture(world: World) -> None:
+    data = replace(DATA, by_picture=True, batch_size=6)
+    task = build_vqa_task(world.tables, world.store, model=MODEL, data=data, device=CPU)
+    rows = task.train.rows
+    assert task.store is not None
+    assert rows is not None
+    batches = list(task.batches(epoch=0, start=0))
+    assert len(batches) == task.num_batches() == 4  # three of twelve pictures in each
+    asked = [question_id for batch in batches for question_id in task.batch_ids(batch)]
+    assert len(asked) == len(set(asked)) == 24
+    for batch in batches:
+        assert batch.pictures is not None
+        assert batch.regions is not None
+        own = task.store.read_rows(rows[batch.indices]).features
+        assert np.array_equal(batch.regions.features[batch.pictures].numpy(), own)
+    total, count, _ = task.loss(batches[0], step=0, epoch=0)
+    copies = task.train.batch(batches[0].indices, read_regions(task.store, rows[batches[0].indices]))
+    assert torch.allclose(total, task.loss(copies, step=0, epoch=0)[0])
+    assert count == 6
+
+
+def test_two_orders_at_once_are_refused() -> None:
+    with pytest.raises(ConfigError, match="by_length and by_picture"):
+        VqaDataConfig(by_length=True, by_picture=True)
