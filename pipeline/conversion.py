@@ -29,6 +29,7 @@ CONVERTERS = {
     "torchvision": "stage1_detect.published.torchvision_coco:convert",
     "detectron2-c4": "stage1_detect.published.detectron2:convert",
     "butd-vqa": "stage2_models.convert.butd_vqa:convert",
+    "self-critical-updown": "stage2_models.convert.self_critical:convert",
 }
 """Kind of published weights: module and function, imported when it is asked for."""
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from stage2_models.caption_data import EncodedCaptions, read_in_order
 from stage2_models.caption_metrics import CaptionScores, score_captions
 from stage2_models.captioner import Captioner
-from stage2_models.decoding import GeneratedCaption, decode
+from stage2_models.decoding import DecodingConfig, GeneratedCaption, decode
 from stage2_models.vocabulary import Vocabulary
 from store_schema.reader import RegionStore
 
@@ -35,8 +35,7 @@ def evaluate_captions(
     *,
     device: torch.device,
     batch_size: int,
-    beam_size: int,
-    max_length: int,
+    decoding: DecodingConfig,
 ) -> CaptionEvaluation:
     """Caption and judge the pictures of `encoded`; leaves the model in training mode where it was."""
     was_training = model.training
@@ -48,7 +47,7 @@ def evaluate_captions(
     for indices, host_regions in read_in_order(store, encoded.rows, batch_size):
         regions = host_regions.to(device)
         pictures = model.encode(regions)
-        decoded = decode(model, pictures, vocabulary, beam_size=beam_size, max_length=max_length)
+        decoded = decode(model, pictures, vocabulary, decoding)
         image_ids = (encoded.captions.image_ids[index] for index in indices)
         captions.update(zip(image_ids, decoded.captions(vocabulary), strict=True))
         tokens = encoded.tokens(indices, vocabulary, captions_per_image=most).to(device)

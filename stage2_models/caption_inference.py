@@ -2,7 +2,7 @@
 
     loaded = load_captioner("runs/demo/caption")
     store = RegionStore.open("runs/demo/regions")
-    for caption in caption_regions(loaded, store, ["scene:000001"], beam_size=3):
+    for caption in caption_regions(loaded, store, ["scene:000001"], loaded.decoding(beam_size=5)):
         print(caption.text, caption.log_prob)
 
 A captioner reads only features of the kind that it was trained on; a store of others is refused.
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from stage2_models.caption_data import encode_captions, read_captions, read_in_order
 from stage2_models.caption_evaluation import CaptionEvaluation, evaluate_captions
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
-from stage2_models.decoding import GeneratedCaption, decode
+from stage2_models.decoding import DecodedBatch, DecodingConfig, GeneratedCaption, decode
 from stage2_models.loading.batch import RegionBatch
 from stage2_models.vocabulary import Vocabulary
 from store_schema.artifacts import WEIGHTS, find_model_dir, read_model_json
@@ -36,14 +36,21 @@ class LoadedCaptioner:
     model: Captioner
     vocabulary: Vocabulary
     info: Mapping[str, Any]
-    """What the training task said of it: "features_fingerprint", "detector" (name, fingerprint, perhaps path),
-    "selection", "box_source", "max_length", ..."""
+    """What the training task or the converter said of it: "features_fingerprint", "detector" (name, fingerprint,
+    perhaps path), "selection", "box_source", "max_length", ...; what a converter cannot know is None."""
     device: torch.device
 
     def check_store(self, store: RegionStore) -> None:
-        """Refuse features of another kind. Errors: `StoreMismatchError` naming both fingerprints."""
+        """Refuse features of another kind; those of a converted model, which only its user knows, are checked for
+        their size. Errors: `StoreMismatchError` naming both fingerprints or sizes.
+        """
+        if self.info["feature_dim"] != store.metadata.feature_dim:
+            raise StoreMismatchError(
+                f"the captioner {self.path} reads features of {self.info['feature_dim']} numbers, those of the store "
+                f"{store.path} have {store.metadata.feature_dim} (detector {store.metadata.detector['name']})"
+            )
         expected, found = self.info["features_fingerprint"], store.features_fingerprint
-        if expected != found:
+        if expected is not None and expected != found:
             detector = self.info["detector"]
             raise StoreMismatchError(
                 f"the captioner {self.path} was trained on features {expected} (detector "
@@ -52,21 +59,19 @@ class LoadedCaptioner:
                 "on this store"
             )
 
-    def caption(
-        self, regions: RegionBatch, *, beam_size: int = 3, max_length: int | None = None
-    ) -> list[GeneratedCaption]:
-        """Describe the pictures of a batch; does not check where the regions come from.
+    def decoding(self, **settings: Any) -> DecodingConfig:  # noqa: ANN401  (checked by DecodingConfig)
+        """How captions are written: `max_length` as in training and the defaults, but for `settings`."""
+        return DecodingConfig(**{"max_length": int(self.info["max_length"]), **settings})
 
-        Args:
-            regions: of B pictures.
-            beam_size: 1 is greedy.
-            max_length: most words of a caption; as in training if not given.
-        """
-        longest = self.info["max_length"] if max_length is None else max_length
+    def decode(self, regions: RegionBatch, decoding: DecodingConfig | None = None) -> DecodedBatch:
+        """Describe the pictures of a batch; does not check where the regions come from."""
         with torch.no_grad():
             encoded = self.model.encode(regions.to(self.device))
-        decoded = decode(self.model, encoded, self.vocabulary, beam_size=beam_size, max_length=longest)
-        return decoded.captions(self.vocabulary)
+        return decode(self.model, encoded, self.vocabulary, decoding or self.decoding())
+
+    def caption(self, regions: RegionBatch, decoding: DecodingConfig | None = None) -> list[GeneratedCaption]:
+        """Give the best caption of each picture of a batch, as `decode` does."""
+        return self.decode(regions, decoding).captions(self.vocabulary)
 
     def evaluate(
         self,
@@ -74,7 +79,7 @@ class LoadedCaptioner:
         store: RegionStore,
         split: str,
         *,
-        beam_size: int = 3,
+        decoding: DecodingConfig | None = None,
         batch_size: int = 100,
         max_missing_share: float = 0.1,
     ) -> CaptionEvaluation:
@@ -91,8 +96,7 @@ class LoadedCaptioner:
             store,
             device=self.device,
             batch_size=batch_size,
-            beam_size=beam_size,
-            max_length=self.info["max_length"],
+            decoding=decoding or self.decoding(),
         )
 
 
@@ -100,10 +104,9 @@ def caption_regions(
     loaded: LoadedCaptioner,
     store: RegionStore,
     image_ids: Sequence[str],
+    decoding: DecodingConfig | None = None,
     *,
-    beam_size: int = 3,
     batch_size: int = 100,
-    max_length: int | None = None,
 ) -> list[GeneratedCaption]:
     """Describe these pictures of a store, in their order.
 
@@ -113,7 +116,7 @@ def caption_regions(
     captions: list[GeneratedCaption] = []
     if image_ids:
         for _, regions in read_in_order(store, store.rows(image_ids), batch_size):
-            captions += loaded.caption(regions, beam_size=beam_size, max_length=max_length)
+            captions += loaded.caption(regions, decoding)
     return captions
 
 
@@ -129,9 +132,8 @@ def load_captioner(path: str | Path, *, device: str | torch.device = "cpu") -> L
         raise CheckpointError(
             f"{model_dir} holds a model of task {info.get('task')!r}; describing pictures needs one of task 'caption'"
         )
-    missing = [
-        key for key in ("features_fingerprint", "detector", "selection", "max_length") if key not in info
-    ]
+    needed = ("features_fingerprint", "feature_dim", "detector", "selection", "max_length")
+    missing = [key for key in needed if key not in info]
     if missing:
         raise CheckpointError(f"{model_dir}: the description lacks {missing[0]!r}; take another checkpoint")
     device = torch.device(device)

@@ -24,6 +24,7 @@ from stage2_models.caption_data import (
 from stage2_models.caption_evaluation import evaluate_captions
 from stage2_models.caption_losses import CaptionLossConfig, smoothed_cross_entropy
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
+from stage2_models.decoding_config import DecodingConfig
 from stage2_models.loader import build_loader
 from stage2_models.scheduled_sampling import mix_in_own_words
 from stage2_models.vocabulary import Vocabulary
@@ -204,7 +205,6 @@ class CaptionTask:
             self.store,
             device=self._device,
             batch_size=self.data.eval_batch_size,
-            beam_size=self.data.eval_beam_size,
-            max_length=self.data.max_length,
+            decoding=DecodingConfig(beam_size=self.data.eval_beam_size, max_length=self.data.max_length),
         )
         return evaluation.metrics()

@@ -32,24 +32,30 @@ class CaptionTokens:
 
     @classmethod
     def from_arrays(
-        cls, token_ids: NDArray[np.integer], lengths: NDArray[np.integer], vocabulary: Vocabulary
+        cls,
+        token_ids: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        vocabulary: Vocabulary,
+        ends: NDArray[np.bool_] | None = None,
     ) -> Self:
         """Order captions for reading.
 
         Args:
             token_ids: [B, Q, T - 1 or more] the words' ids, without bos and eos.
             lengths: [B, Q], the number of words; -1 where a picture has no such caption.
+            ends: [B, Q], whether the end is to be predicted too, as if not given; not of captions that were cut.
         """
-        order = np.argsort(-lengths, axis=1, kind="stable")
-        lengths = np.take_along_axis(lengths, order, 1)
+        counts = lengths + (1 if ends is None else ends)  # of tokens to predict
+        order = np.argsort(-counts, axis=1, kind="stable")
+        lengths, counts = np.take_along_axis(lengths, order, 1), np.take_along_axis(counts, order, 1)
         token_ids = np.take_along_axis(token_ids, order[:, :, None], 1)
-        steps = int(lengths.max()) + 1
+        steps = max(1, int(counts.max()))
         targets = np.full((*lengths.shape, steps), vocabulary.eos_id, dtype=np.int64)
-        targets[:, :, : steps - 1] = token_ids[:, :, : steps - 1]
+        targets[:, :, : token_ids.shape[2]] = token_ids[:, :, :steps]
         place = np.arange(steps)
         targets[place == lengths[:, :, None]] = vocabulary.eos_id
         inputs = np.concatenate([np.full((*lengths.shape, 1), vocabulary.bos_id), targets[:, :, :-1]], 2)
-        real = place <= lengths[:, :, None]  # [B, Q, T], eos included
+        real = place < counts[:, :, None]  # [B, Q, T], eos included
         captions_per_step = real.any(0).sum(0)  # [T]
         read = np.arange(lengths.shape[1])[None, :] < captions_per_step[:, None]  # [T, Q]
         chosen = real.transpose(2, 1, 0)[read]  # [S, B]

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         device=device,
     )
     for picture in given.batches(size=50):
-        captions = loaded.caption(picture.regions, beam_size=options.beam_size)
+        captions = loaded.caption(picture.regions, loaded.decoding(beam_size=options.beam_size))
         for place, caption in enumerate(captions):
             print(_line(picture.image_ids[place], caption, as_json=options.json))
             if options.draw is not None:

@@ -49,7 +49,8 @@ def test_each_model_is_scored_as_it_would_be_on_its_own(world: World, scores: Sc
         alone = load_vqa(run).evaluate(world.scenes, store, "test").scores
         assert scores.report["vqa"][role]["accuracy"] == alone.accuracy
         assert scores.report["vqa"][role]["by_type"] == alone.by_question_type
-    captions = load_captioner(world.caption_grid).evaluate(world.scenes, grid, "test", beam_size=1)
+    loaded = load_captioner(world.caption_grid)
+    captions = loaded.evaluate(world.scenes, grid, "test", decoding=loaded.decoding(beam_size=1))
     assert captions.metrics().items() <= scores.report["caption"]["grid"].items()
 
 

@@ -144,8 +144,8 @@ def test_a_saved_captioner_says_the_same_after_loading(world: World, tmp_path: P
     _learn(task, 5)
     loaded = load_captioner(_save(task, tmp_path / "model"))
     store = RegionStore.open(world.store)
-    captions = caption_regions(loaded, store, IMAGE_IDS[8:], beam_size=1, batch_size=3)
-    evaluated = loaded.evaluate(world.tables, store, "val", beam_size=1)
+    captions = caption_regions(loaded, store, IMAGE_IDS[8:], loaded.decoding(beam_size=1), batch_size=3)
+    evaluated = loaded.evaluate(world.tables, store, "val", decoding=loaded.decoding(beam_size=1))
     assert [caption.words for caption in captions] == [
         evaluated.captions[image_id].words for image_id in IMAGE_IDS[8:]
     ]

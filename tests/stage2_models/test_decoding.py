@@ -1,6 +1,7 @@
 """Beam and greedy search against plain searches over the same model."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from stage2_models.caption_tokens import CaptionTokens
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
-from stage2_models.decoding import DecodedBatch, GeneratedCaption, decode
+from stage2_models.decoding import DecodedBatch, DecodingConfig, GeneratedCaption, decode
 from stage2_models.loading.batch import RegionBatch
 from stage2_models.vocabulary import Vocabulary
 from store_schema.errors import ConfigError
@@ -50,7 +51,7 @@ def _log_prob(model: Captioner, picture: RegionBatch, words: tuple[int, ...], en
 def _search(model: Captioner, regions: RegionBatch, beam_size: int, length: int = LENGTH) -> DecodedBatch:
     with torch.no_grad():
         encoded = model.encode(regions)
-    return decode(model, encoded, VOCABULARY, beam_size=beam_size, max_length=length)
+    return decode(model, encoded, VOCABULARY, DecodingConfig(beam_size=beam_size, max_length=length))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,8 +66,8 @@ def test_a_beam_wide_enough_finds_the_best_of_all_captions(seed: int) -> None:
             for caption in itertools.product(words, repeat=size)
         }
         best = max(scores, key=lambda caption: scores[caption])
-        assert VOCABULARY.decode(found.token_ids[picture].tolist()) == [VOCABULARY.words[i] for i in best]
-        assert found.scores[picture].item() == pytest.approx(scores[best], abs=1e-4)
+        assert VOCABULARY.decode(found.token_ids[picture, 0].tolist()) == [VOCABULARY.words[i] for i in best]
+        assert found.scores[picture, 0].item() == pytest.approx(scores[best], abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -85,7 +86,7 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
             logits[[VOCABULARY.pad_id, VOCABULARY.bos_id, VOCABULARY.unk_id]] = -torch.inf
             word = int(logits.argmax())
             expected.append(word)
-        assert VOCABULARY.decode(found.token_ids[picture].tolist()) == VOCABULARY.decode(expected)
+        assert VOCABULARY.decode(found.token_ids[picture, 0].tolist()) == VOCABULARY.decode(expected)
 
 
 def test_wider_beams_never_lower_the_score_here_and_batching_changes_nothing() -> None:
@@ -94,8 +95,8 @@ def test_wider_beams_never_lower_the_score_here_and_batching_changes_nothing() -
     assert (together.scores >= _search(model, regions, beam_size=1, length=8).scores - 1e-5).all()
     for picture in range(4):
         alone = _search(model, _one(regions, picture), beam_size=3, length=8)
-        steps = min(alone.token_ids.shape[1], together.token_ids.shape[1])
-        assert alone.token_ids[0, :steps].tolist() == together.token_ids[picture, :steps].tolist()
+        steps = min(alone.token_ids.shape[2], together.token_ids.shape[2])
+        assert alone.token_ids[0, 0, :steps].tolist() == together.token_ids[picture, 0, :steps].tolist()
         torch.testing.assert_close(alone.scores[0], together.scores[picture])
 
 
@@ -131,6 +132,18 @@ def test_unknown_words_are_never_written() -> None:
     assert VOCABULARY.bos_id not in written
 
 
-def test_wrong_sizes_are_named() -> None:
-    with pytest.raises(ConfigError, match="at least 1, they are 0, 3"):
-        _search(_model(0), _regions([1]), beam_size=0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam_size": 0}, "beam_size must be at least 1, it is 0"),
+        ({"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),
+        ({"top_k": 3}, "no effect on beam search"),
+        ({"num_captions": 4}, "a beam of 3 has no 4 best captions"),
+        ({"length_penalty": "wu_much"}, "expected none, avg, or wu_ and a number"),
+        ({"method": "sample", "length_penalty": "avg"}, "no effect on sampling"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DecodingConfig(**settings)
