@@ -220,6 +220,21 @@ class RegionStore:
                 first += len(piece)
         return result
 
+    def copy_features(self, rows: RowsLike, out: NDArray[Any]) -> None:
+        """Copy the features of these rows to `out` [>= len(rows), >= K, D], K their largest number of regions.
+
+        Copies in ascending order of the rows, as disks like it. What lies behind a picture's last region is not touched.
+        """
+        places = np.asarray(rows, np.int64)
+        if isinstance(self.path, RemotePath):
+            self.will_need(places)  # all at once, instead of one after the other
+        order = np.argsort(places, kind="stable").tolist()
+        size, copy = self.metadata.block_size, self._source.copy
+        numbers, nums = places.tolist(), self.num_regions(places).tolist()
+        for index in order:
+            row = numbers[index]
+            copy(row // size, row % size, nums[index], out[index])
+
     def will_need(self, rows: RowsLike) -> None:
         """Ask the system to read these rows' features from the disk in the background.
 
@@ -246,15 +261,10 @@ class RegionStore:
         batch.num_regions[:] = self.num_regions(places)
         batch.sizes[:] = self.sizes(places)
         self._gather("boxes", places, batch.boxes)
-        for features, num, pieces in zip(
-            batch.features, batch.num_regions.tolist(), self._pieces(places), strict=True
-        ):
-            first = 0
-            for piece in pieces:
-                features[first : first + len(piece)] = piece
-                first += len(piece)
-            if out is not None and num < self.metadata.max_regions:
-                features[num:] = 0
+        self.copy_features(places, batch.features)
+        if out is not None:
+            for index in np.flatnonzero(batch.num_regions < self.metadata.max_regions):
+                batch.features[index, batch.num_regions[index] :] = 0
         return batch
 
     def read(self, image_ids: Sequence[str], out: RegionArrays | None = None) -> RegionArrays:

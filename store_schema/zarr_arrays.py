@@ -72,6 +72,11 @@ class ZarrArrays:
             return []
         return [self._read("features", block * self._block_size + place, 1)[0, :num_regions]]
 
+    def copy(self, block: int, place: int, num_regions: int, out: NDArray[Any]) -> None:
+        """Copy the features of one image into the first slots of `out` [K, D]."""
+        for piece in self.pieces(block, place, num_regions):
+            out[:num_regions] = piece
+
     def will_need(self, block: int, place: int) -> None:
         """Nothing: zarr has no way to ask ahead."""
 

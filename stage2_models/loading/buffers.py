@@ -99,7 +99,7 @@ class SlotPool:
         weakref.finalize(self, os.close, self.fd).atexit = False
         self.memory = map_slots(self.fd)
         self._slots = [slot_view(self.memory, layout, slot) for slot in range(num_slots)]
-        self._free = deque(range(num_slots))
+        self._free = list(range(num_slots))  # what came last goes first: its memory may still be in a cache
         self._leases: dict[int, _Lease] = {}
         self._returned: deque[weakref.ref[NDArray[np.uint8]]] = deque()
         self._fenced: deque[tuple[int, Fence]] = deque()
@@ -118,7 +118,7 @@ class SlotPool:
     def take(self) -> int | None:
         """Take a free slot to fill, or None where there is none."""
         self._collect()
-        return self._free.popleft() if self._free else None
+        return self._free.pop() if self._free else None
 
     def give_back(self, slot: int) -> None:
         """Return a slot that was taken and not leased."""

@@ -49,9 +49,7 @@ def _fill(store: "RegionStore", rows: NDArray[np.int64], layout: SlotLayout, slo
     batch.boxes[:] = store.boxes(rows)[:, :num_slots]
     for index in np.flatnonzero(counts < num_slots):
         batch.features[index, counts[index] :] = 0
-    by_place = np.argsort(rows, kind="stable")  # disks and readahead like it
-    for place, first, piece in store.feature_pieces(rows[by_place]):
-        batch.features[by_place[place], first : first + len(piece)] = piece
+    store.copy_features(rows, batch.features)
     return num_slots
 
 
