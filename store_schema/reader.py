@@ -226,8 +226,6 @@ class RegionStore:
         Copies in ascending order of the rows, as disks like it. What lies behind a picture's last region is not touched.
         """
         places = np.asarray(rows, np.int64)
-        if isinstance(self.path, RemotePath):
-            self.will_need(places)  # all at once, instead of one after the other
         order = np.argsort(places, kind="stable").tolist()
         size, copy = self.metadata.block_size, self._source.copy
         numbers, nums = places.tolist(), self.num_regions(places).tolist()
