@@ -130,21 +130,6 @@ def test_a_copy_that_zarr_made_is_read(fixed_path: Path, tmp_path: Path) -> None
     assert store.problems() == []
 
 
-def test_a_reader_from_the_documented_format_alone(fixed_path: Path) -> None:
-    """What docs/store-format.md says of shards, followed without our code or zarr's."""
-    num_regions = np.frombuffer((fixed_path / "num_regions" / "c.2").read_bytes()[:-4], "<u2")
-    shard = (fixed_path / "features" / "c.2.0.0").read_bytes()
-    index = np.frombuffer(shard[-(4 * 16 + 4) : -4], "<u8").reshape(4, 2)
-    original = RegionStore.open(fixed_path)
-    for place, (offset, length) in enumerate(index.tolist()):
-        if num_regions[place] in (0, 65535):
-            assert offset == length == 2**64 - 1
-            continue
-        values = np.frombuffer(shard[offset : offset + length - 4], "<f2").reshape(4, 6)
-        features = original.image(IDS[8 + place]).features
-        assert np.array_equal(values[: num_regions[place]], features)
-
-
 def test_no_hidden_folder_lies_where_zarr_looks_for_arrays(fixed_path: Path, tmp_path: Path) -> None:
     """Our records hide inside an array's folder; in the group itself zarr-python would warn of them."""
     copy = shutil.copytree(fixed_path, tmp_path / "copy")
