@@ -11,6 +11,18 @@ from store_schema.errors import InputNotFoundError
 
 READERS = {
     "flickr8k": ("pipeline.prepare.flickr8k:prepare_flickr8k", "captions: the folder of Flickr8k"),
+    "coco-captions": (
+        "pipeline.prepare.coco_captions:prepare_coco_captions",
+        "captions: a folder with the official JSON files",
+    ),
+    "karpathy": (
+        "pipeline.prepare.karpathy:prepare_karpathy",
+        "captions: dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json beside its pictures",
+    ),
+    "captions-file": (
+        "pipeline.prepare.captions_file:prepare_captions_file",
+        "captions: a CSV or JSONL file beside its pictures",
+    ),
     "daquar": ("pipeline.prepare.daquar:prepare_daquar", "questions: a folder with qa.csv and images/"),
     "vqa-v2": ("pipeline.prepare.vqa_v2:prepare_vqa_v2", "questions: a folder with the official JSON files"),
     "visual-genome-qa": (
