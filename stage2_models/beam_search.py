@@ -1,7 +1,9 @@
 """Beam search over captions, all pictures of a batch at once; a beam of one is greedy search.
 
-Nothing here waits for the device except, every few steps, the question whether all captions are decided.
-Legend: B pictures, W beams, N captions of each picture, K region slots, T steps, V words.
+Pictures whose captions are decided are left out of the steps that follow. Nothing here waits for the device except,
+every few steps, the question which these are.
+Legend: B pictures, b those not decided yet, W beams (w: 1 in the first step, then W), N captions of each picture,
+K region slots, T steps, V words.
 """
 
 import torch
@@ -14,6 +16,9 @@ from stage2_models.vocabulary import Vocabulary
 from stage2_models.word_rules import WordRules
 
 _STEPS_BETWEEN_CHECKS = 4
+"""On a device that works beside this process; on the CPU every step is followed by a look."""
+_SHARE_WORTH_LEAVING_OUT = 1 / 8
+"""Leaving pictures out copies what the others need, so it waits until so many of them are decided."""
 
 
 def beam_search(
@@ -30,9 +35,10 @@ def beam_search(
         model: in evaluation mode. encoded: B pictures. vocabulary: the model's. config: of method "beam".
     """
     search = _Search(model, encoded, vocabulary, config)
-    for step in range(config.max_length):
+    interval = 1 if encoded.mask.device.type == "cpu" else _STEPS_BETWEEN_CHECKS
+    for step in range(1, config.max_length + 1):
         search.advance()
-        if step % _STEPS_BETWEEN_CHECKS == _STEPS_BETWEEN_CHECKS - 1 and search.is_decided():
+        if step % interval == 0 and search.leave_out_decided():
             break
     return search.best(config.num_captions)
 
@@ -53,23 +59,20 @@ class _Search:
         self.word_gates = (
             model.gates_of_words(torch.arange(len(vocabulary), device=device)) if every else None
         )
-        self.picture_rows = torch.arange(self.pictures, device=device).unsqueeze(1)  # [B, 1]
-        # Sequences lie beam by beam, all pictures of a beam together: row = beam * B + picture.
-        self.state: DecoderState = model.initial_state(self.beams * self.pictures, encoded.mean_gates)
-        # Only the first beam is alive at the start, else all beams would carry the same caption.
-        self.alive = torch.full((self.pictures, self.beams), -torch.inf, device=device)
-        self.alive[:, 0] = 0.0
-        self.last = torch.full((self.beams * self.pictures,), vocabulary.bos_id, device=device)
-        self.history: Tensor | None = None
-        if self.rules.reads_history:
-            self.history = self.last.new_empty(len(self.last), 0)
+        self.left = torch.arange(self.pictures, device=device)  # [b]
+        # Sequences lie beam by beam, all pictures of a beam together: row = beam * b + picture.
+        self.state: DecoderState = model.initial_state(self.pictures, encoded.mean_gates)
+        self.alive = torch.zeros(self.pictures, 1, device=device)  # [b, w], summed log-probabilities
+        self.last = torch.full((self.pictures,), vocabulary.bos_id, device=device)  # [w * b]
+        self.history = self.last.new_empty(self.pictures, 0) if self.rules.reads_history else None
         self.penalties = _penalties(config, device)
-        # Per step [B, W]: the word, the beam it continues, its log-probability, and the score where it ends a caption.
+        # Per step [B, W], also for pictures left out: the word, the beam it continues, its log-probability, and the
+        # score where it ends a caption.
         self.tokens: list[Tensor] = []
         self.parents: list[Tensor] = []
         self.log_probs: list[Tensor] = []
         self.finished: list[Tensor] = []
-        self.attention: list[Tensor] = []  # per step [B, W, K], of the beam before selection
+        self.attention: list[Tensor] = []  # per step [B, w, K], of the beam before selection
 
     def advance(self) -> None:
         """Read the last words, and continue the best W hypotheses of each picture by one word."""
@@ -80,36 +83,56 @@ class _Search:
         self.state, seen = self.model.step(self.encoded, gates, self.state)
         logits = self.model.logits(self.state.language_hidden)
         log_probs = self.rules.log_probs(logits, step, self.last, self.history)
-        log_probs = log_probs.view(self.beams, self.pictures, -1).transpose(0, 1)  # [B, W, V]
-        totals = (self.alive.unsqueeze(-1) + log_probs).flatten(1)  # [B, W * V]
+        log_probs = log_probs.view(-1, len(self.left), log_probs.shape[-1]).transpose(0, 1)  # [b, w, V]
+        totals = (self.alive.unsqueeze(-1) + log_probs).flatten(1)  # [b, w * V]
         sums, chosen = totals.topk(self.beams, dim=1)
         parents, tokens = chosen // log_probs.shape[-1], chosen % log_probs.shape[-1]
         ended = tokens == self.vocabulary.eos_id
         if step == self.config.max_length - 1:
             ended = torch.ones_like(ended)
-        self.tokens.append(tokens)
-        self.parents.append(parents)
-        self.log_probs.append(log_probs[self.picture_rows, parents, tokens])
-        self.attention.append(seen)
-        self.finished.append((sums / self.penalties[step]).masked_fill(~ended, -torch.inf))
+        self.tokens.append(self._of_all(tokens, self.vocabulary.pad_id))
+        self.parents.append(self._of_all(parents, 0))
+        picture_rows = torch.arange(len(self.left), device=tokens.device).unsqueeze(1)  # [b, 1]
+        self.log_probs.append(self._of_all(log_probs[picture_rows, parents, tokens], 0.0))
+        self.attention.append(self._of_all(seen, 0.0))
+        finished = (sums / self.penalties[step]).masked_fill(~ended, -torch.inf)
+        self.finished.append(self._of_all(finished, -torch.inf))
         self.alive = sums.masked_fill(ended, -torch.inf)
-        self._follow(tokens, parents)
-
-    def _follow(self, tokens: Tensor, parents: Tensor) -> None:
-        """Let states and histories be those of the hypotheses that were continued."""
-        rows = (parents * self.pictures + self.picture_rows).t().flatten()  # [W * B]
         self.last = tokens.t().flatten()
-        self.state = self.state.select(rows)
+        self._take_sequences((parents * len(self.left) + picture_rows).t().flatten())  # [W * b]
         if self.history is not None:
-            self.history = torch.cat([self.history.index_select(0, rows), self.last.unsqueeze(1)], 1)
+            self.history = torch.cat([self.history, self.last.unsqueeze(1)], 1)
 
-    def is_decided(self) -> bool:
-        """Whether no living hypothesis can come among the best: a sum of log-probabilities only falls."""
-        finished = torch.stack(self.finished, 1).flatten(1)
+    def leave_out_decided(self) -> bool:
+        """Go on without the pictures whose captions no living hypothesis can change; True if none is left.
+
+        A sum of log-probabilities only falls, so the best that a living hypothesis can come to is known.
+        """
+        finished = torch.stack(self.finished, 1).flatten(1)[self.left]  # [b, T * W]
         worst_kept = finished.topk(min(self.config.num_captions, finished.shape[1])).values[:, -1]
         # The largest divisor that a longer caption may get makes the best of its (negative) sum.
         best_possible = self.alive.amax(1) / self.penalties[len(self.tokens) - 1 :].amax()
-        return bool((worst_kept >= best_possible).all())
+        kept = (worst_kept < best_possible).nonzero().squeeze(1)  # [b]
+        if len(kept) <= (1 - _SHARE_WORTH_LEAVING_OUT) * len(self.left):
+            beams = torch.arange(self.beams, device=kept.device).unsqueeze(1)
+            rows = (beams * len(self.left) + kept).flatten()
+            self.last = self.last.index_select(0, rows)
+            self._take_sequences(rows)
+            self.encoded = EncodedRegions(*(value.index_select(0, kept) for value in self.encoded))
+            self.left, self.alive = self.left[kept], self.alive[kept]
+        return not len(self.left)
+
+    def _take_sequences(self, rows: Tensor) -> None:
+        self.state = self.state.select(rows)
+        if self.history is not None:
+            self.history = self.history.index_select(0, rows)
+
+    def _of_all(self, values: Tensor, filling: float) -> Tensor:
+        """Values [b, ...] of the pictures not decided yet as [B, ...]."""
+        if len(self.left) == self.pictures:
+            return values
+        everything = values.new_full((self.pictures, *values.shape[1:]), filling)
+        return everything.index_copy(0, self.left, values)
 
     def best(self, num: int) -> DecodedBatch:
         """Read back the `num` best finished hypotheses of each picture."""
@@ -117,7 +140,8 @@ class _Search:
         scores, place = finished.sort(dim=1, descending=True, stable=True)
         scores, place = scores[:, :num], place[:, :num]  # [B, N]
         last_step, beam = place // self.beams, place % self.beams
-        steps, slots = len(self.tokens), self.encoded.mask.shape[1]
+        steps, slots = len(self.tokens), self.attention[0].shape[2]
+        picture_rows = torch.arange(self.pictures, device=scores.device).unsqueeze(1)  # [B, 1]
         token_ids = torch.full((*place.shape, steps), self.vocabulary.pad_id, device=scores.device)
         log_probs = scores.new_zeros(*place.shape, steps)
         attention = scores.new_zeros(*place.shape, steps, slots)
@@ -130,7 +154,7 @@ class _Search:
                 part, self.tokens[step].gather(1, beam), self.vocabulary.pad_id
             )
             log_probs[:, :, step] = torch.where(part, self.log_probs[step].gather(1, beam), 0.0)
-            attention[:, :, step] = self.attention[step][self.picture_rows, parent] * part.unsqueeze(-1)
+            attention[:, :, step] = self.attention[step][picture_rows, parent] * part.unsqueeze(-1)
             beam = torch.where(part, parent, beam)
         return DecodedBatch(token_ids, log_probs, attention, scores)
 
