@@ -115,10 +115,14 @@ class SlotPool:
         if self._fenced:
             self._fenced[0][1].synchronize()
 
-    def take(self) -> int | None:
-        """Take a free slot to fill, or None where there is none."""
+    def take(self, cost: Callable[[int], int] | None = None) -> int | None:
+        """Take a free slot to fill, the one of least `cost`; None where there is none."""
         self._collect()
-        return self._free.pop() if self._free else None
+        if not self._free:
+            return None
+        slot = self._free[-1] if cost is None else min(reversed(self._free), key=cost)
+        self._free.remove(slot)
+        return slot
 
     def give_back(self, slot: int) -> None:
         """Return a slot that was taken and not leased."""

@@ -22,7 +22,6 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -141,15 +140,23 @@ class WorkerRing:
         """Give the workers jobs until each has `PREFETCH`, or that many batches wait to be consumed."""
         limit = PREFETCH * len(self._workers)
         while run.num_asked < len(run.batches) and self._num_jobs + len(run.done) < limit:
-            worker = min(self._workers, key=attrgetter("num_jobs"))
-            slot = self._pool.take()
+            slot = self._pool.take(self._num_jobs_beside)
             assert slot is not None  # the pool holds `limit` slots more than are ever leased
+            worker = self._worker_for(slot)
             rows = run.batches[run.num_asked]
             self._pool.layout.rows(self._pool.view(slot), len(rows))[:] = rows
             self._send(worker, JOB.pack(run.first_ticket + run.num_asked, slot, len(rows)))
             worker.num_jobs += 1
             self._num_jobs += 1
             run.num_asked += 1
+
+    def _worker_for(self, slot: int) -> _Worker:
+        """Each slot is always filled by the same worker: what a process touches is counted as its own, so four
+        workers that each touch every slot would be accounted five times the memory."""
+        return self._workers[slot % len(self._workers)]
+
+    def _num_jobs_beside(self, slot: int) -> int:
+        return self._worker_for(slot).num_jobs
 
     def _receive(self, run: _Run, number: int) -> None:
         """Wait for any worker's answer, or its death, whose sign is the end of its pipe."""

@@ -38,8 +38,9 @@ def test_arrays_of_a_slot_fit_into_it_and_do_not_overlap(
     )
     num_images = data.draw(st.integers(0, batch_size))
     num_slots = data.draw(st.integers(1, max_regions))
-    arrays = layout.arrays(np.zeros(layout.slot_bytes, np.uint8), num_images, num_slots)
-    everything: list[NDArray[Any]] = [arrays.num_regions, arrays.sizes, arrays.boxes, arrays.features]
+    slot = np.zeros(layout.slot_bytes, np.uint8)
+    arrays, rows = layout.arrays(slot, num_images, num_slots), layout.rows(slot, num_images)
+    everything: list[NDArray[Any]] = [rows, arrays.num_regions, arrays.sizes, arrays.boxes, arrays.features]
     assert arrays.features.shape == (num_images, num_slots, feature_dim)
     assert arrays.boxes.shape == (num_images, num_slots, 4)
     for number, array in enumerate(everything):
