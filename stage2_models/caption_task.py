@@ -27,9 +27,11 @@ from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
 from stage2_models.decoding_config import DecodingConfig
 from stage2_models.loader import build_loader
 from stage2_models.scheduled_sampling import mix_in_own_words
+from stage2_models.self_critical import SelfCritical
 from stage2_models.vocabulary import Vocabulary
 from store_schema.fingerprint import fingerprint
 from store_schema.reader import RegionStore
+from store_schema.remote import StorePath
 
 __all__ = ["CaptionDataConfig", "CaptionLossConfig", "CaptionTask", "build_caption_task"]
 
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 def build_caption_task(
     tables: Path,
-    store: Path,
+    store: StorePath,
     *,
     model: CaptionerConfig,
     data: CaptionDataConfig,
@@ -53,7 +55,7 @@ def build_caption_task(
 
     Args:
         tables: folder with the captions table, with training and evaluation splits.
-        store: folder of the region store.
+        store: folder or URL of the region store.
         rank, world_size: this process's part of a distributed run.
 
     Errors: those of table and store; `UsageError` where a split has no captions or the store lacks its pictures.
@@ -121,6 +123,7 @@ class CaptionTask:
         self.held_out = held_out
         self.store = store
         self._network = model
+        self._self_critical: SelfCritical | None = None
         self._device = device
         rank, world_size = process
         self._loader = build_loader(
@@ -176,13 +179,32 @@ class CaptionTask:
         """The image_ids of a batch."""
         return [self.train.captions.image_ids[index] for index in batch.indices]
 
+    def learning_rate(self, epoch: int) -> float | None:
+        """The rate of an epoch of the second phase, where it has one of its own; the trainer's schedule elsewhere."""
+        own = self.losses.self_critical_lr
+        return own if own and self.losses.is_self_critical(epoch) else None
+
     def loss(self, batch: CaptionBatch, *, step: int, epoch: int) -> tuple[Tensor, int, Mapping[str, Tensor]]:
-        """Cross entropy summed over the batch's tokens (eos included), their number, the share predicted rightly."""
+        """The loss of the epoch's phase summed over tokens, their number, and parts for the log.
+
+        Cross entropy: over the captions' tokens, ends included, with the share predicted rightly. Self-critical: over
+        the tokens of the samples, with the mean CIDEr-D of the samples and of the greedy captions.
+        """
+        if self.losses.is_self_critical(epoch):
+            return self._second_phase().loss(batch)
         logits = self._predict(batch, self.losses.own_word_probability(epoch))
         targets = batch.tokens.targets
         total = smoothed_cross_entropy(logits, targets, self.losses.label_smoothing)
         accuracy = (logits.detach().argmax(1) == targets).float().mean()
         return total, len(targets), {"token_accuracy": accuracy}
+
+    def _second_phase(self) -> SelfCritical:
+        """Made when it begins: document frequencies and scoring processes."""
+        if self._self_critical is None:
+            self._self_critical = SelfCritical(
+                self._network, self.vocabulary, self.train, self.losses, max_length=self.data.max_length
+            )
+        return self._self_critical
 
     def _predict(self, batch: CaptionBatch, own_word_probability: float) -> Tensor:
         """Logits [M, V] of the batch's tokens; with scheduled sampling, after some words of the model's own."""

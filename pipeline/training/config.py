@@ -20,6 +20,7 @@ SAME_RUN_KEYS = frozenset(
         "pin_memory",
         "save_every_minutes",
         "save_every_steps",
+        "score_workers",
         "tensorboard",
         "workers",
     }
@@ -44,7 +45,7 @@ class TrainingConfig:
     momentum: float = 0.9
     """Of sgd."""
 
-    schedule: Literal["constant", "cosine", "linear", "poly", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "poly", "step", "exponential"] = "constant"
     """How the learning rate falls, from the end of the warm-up to the last step."""
     warmup: float = 0.0
     """The rate rises linearly over so many steps; below 1: over this fraction of all steps."""
@@ -52,7 +53,7 @@ class TrainingConfig:
     """Of cosine, linear and poly: the rate at the end."""
     poly_power: float = 1.0
     decay_factor: float = 0.1
-    """Of step: what the rate is multiplied by at each decay."""
+    """Of step: what the rate is multiplied by at each decay; of exponential: at each step (0.99975, say)."""
     decay_steps: tuple[int, ...] = ()
     """Of step: the steps at which it decays."""
     decay_every_epochs: int = 0
@@ -118,6 +119,11 @@ class TrainingConfig:
             raise ConfigError(
                 "training.schedule 'step' needs either training.decay_steps or training.decay_every_epochs"
             )
+        if self.schedule == "exponential" and not 0.9 <= self.decay_factor < 1:
+            raise ConfigError(
+                f"training.decay_factor is {self.decay_factor}; with training.schedule 'exponential' it applies to "
+                "every step: expected a number from 0.9 to below 1"
+            )
         if list(self.decay_steps) != sorted(set(self.decay_steps)) or any(s < 1 for s in self.decay_steps):
             raise ConfigError(
                 f"training.decay_steps {list(self.decay_steps)}: expected rising steps from 1 on"
@@ -159,7 +165,7 @@ _READ_ONLY_BY = (
     ("momentum", "optimizer", ("sgd",)),
     ("final_lr", "schedule", ("cosine", "linear", "poly")),
     ("poly_power", "schedule", ("poly",)),
-    ("decay_factor", "schedule", ("step",)),
+    ("decay_factor", "schedule", ("step", "exponential")),
     ("decay_steps", "schedule", ("step",)),
     ("decay_every_epochs", "schedule", ("step",)),
 )

@@ -57,7 +57,8 @@ class OptimizerStep(Generic[B]):
         """
         state, progress = self.state, self.state.progress
         lr = learning_rate(self.config, progress.step, state.total_steps, state.steps_per_epoch)
-        set_learning_rate(state.optimizer, lr)
+        own_lr = state.task.learning_rate(progress.epoch) if hasattr(state.task, "learning_rate") else None
+        set_learning_rate(state.optimizer, lr if own_lr is None else own_lr)
         losses, counts, sums = self._backward(batches)
         self._check_losses(batches, losses)
         if len(batches) > 1:

@@ -21,7 +21,11 @@ B = TypeVar("B", bound=Batch)
 
 
 class Task(Protocol[B]):
-    """One trainable problem: model, batches, loss, evaluation, and what identifies its data."""
+    """One trainable problem: model, batches, loss, evaluation, and what identifies its data.
+
+    A task with phases may also have `learning_rate(epoch) -> float | None`: the rate of an epoch that has one of its
+    own, in place of the schedule's.
+    """
 
     name: str
     """"detector", "caption" or "vqa"."""

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline import stages
+from pipeline.training.runs import read_metrics
 from pipeline.training.trainer import TrainResult
 from stage2_models.caption_data import CaptionBatch
 from stage2_models.caption_task import CaptionTask
@@ -74,3 +75,27 @@ def test_a_run_cut_in_an_epoch_with_dropout_and_scheduled_sampling_ends_bit_equa
     assert _are_equal(_weights(quiet), _weights(resumed))
     without = _train(world, tmp_path / "without", "data.num_workers=0")
     assert not _are_equal(_weights(quiet), _weights(without))
+
+
+BOTH_PHASES = (
+    "losses.self_critical_from_epoch=2", "losses.self_critical_lr=0.002", "losses.samples_per_image=3",
+    "training.lr=0.01", "training.log_every=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cut_step", [5, 8], ids=["in the first phase", "in the second phase"])
+def test_one_run_and_one_resume_go_through_both_phases_bit_equal(
+    world: World, tmp_path: Path, cut_step: int
+) -> None:
+    """Cross entropy in steps 0 to 5, self-critical in 6 to 11, scored here by processes, there in this one."""
+    quiet = _train(world, tmp_path / "quiet", *BOTH_PHASES, "losses.score_workers=0", "data.num_workers=0")
+    _train_with_cut(
+        world, tmp_path / "cut", cut_step, *BOTH_PHASES, "losses.score_workers=2", "data.num_workers=0"
+    )
+    resumed = _train(world, tmp_path / "cut", *BOTH_PHASES, "losses.score_workers=2", "data.num_workers=1")
+    assert _are_equal(_weights(quiet), _weights(resumed))
+    metrics = read_metrics(tmp_path / "cut", "train")
+    assert metrics["token_accuracy"].notna().tolist() == [True] * 6 + [False] * 6
+    assert metrics["sample_cider_d"].notna().tolist() == [False] * 6 + [True] * 6
+    assert metrics["lr"].iloc[6:].tolist() == [0.002] * 6
+    assert 0.002 not in metrics["lr"].iloc[:6].tolist()
