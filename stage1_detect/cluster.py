@@ -1,63 +1,244 @@
-"""Block tasks on a dask cluster of processes on this machine.
+"""Block tasks on dask clusters: processes of this machine, a running cluster, a queue's jobs, one worker a GPU.
 
-Each worker process loads torch first, which takes seconds, so it pays for long jobs only. Scheduler and workers
-listen on the loopback address.
+A worker that dies costs its blocks another try. A block whose workers die again and again, or that needs more memory
+than a worker has, is done picture by picture (`careful.py`). A scheduler that is gone ends the job with a message:
+finished blocks are kept. Where a cluster is not of this machine, its workers must see pictures, weights and store
+under the same paths, and have this package installed.
 """
 
+import importlib
 import logging
 import signal
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed
+import dask
+from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker, wait
 from distributed.scheduler import KilledWorker
 
 from stage1_detect.block_task import BlockResult, BlockTask, run_block
-from store_schema.errors import ButdError
+from stage1_detect.careful import run_carefully
+from store_schema.errors import ButdError, InputNotFoundError, UsageError
+
+logger = logging.getLogger(__name__)
+
+_LOCAL_SETTINGS = {
+    # Three tries, then picture by picture; dask's own number is one more.
+    "distributed.scheduler.allowed-failures": 2,
+    # A worker that does not answer (a machine that hangs) loses its block after this time; dask: 5 minutes.
+    "distributed.scheduler.worker-ttl": "60s",
+}
+_CAREFUL_ROUNDS = 5
+_CONNECT_SECONDS = 10
+_SECONDS_BETWEEN_REMINDERS = 30.0
+
+
+@contextmanager
+def open_client(scheduler: str, num_workers: int, worker_memory: str = "auto") -> Iterator[Client]:
+    """A client of the cluster that `scheduler` names; a cluster that was started here ends with it.
+
+    Args:
+        scheduler: "processes", "slurm", "pbs", "cuda", or the address of a running scheduler.
+        num_workers: processes, or jobs of the queue; without effect on "cuda" and running clusters.
+        worker_memory: of each of "processes", as dask takes it: "4GiB", or "auto" for an equal share.
+
+    Errors: `InputNotFoundError` where no scheduler answers at the address; `UsageError` where a package or the
+    queue's settings are missing.
+    """
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(
+            logging.ERROR
+        )  # it reports every connection and every death otherwise
+    with ExitStack() as stack, dask.config.set(_LOCAL_SETTINGS if "://" not in scheduler else {}):
+        if "://" in scheduler:
+            client = _connect(scheduler)
+        else:
+            cluster = stack.enter_context(_start_cluster(scheduler, num_workers, worker_memory))
+            client = Client(cluster)  # type: ignore[no-untyped-call]  # distributed is typed in part, here and below
+        stack.callback(client.close, timeout=5)
+        if scheduler in ("processes", "cuda"):
+            client.register_plugin(_LeaveInterruptsToTheDriver())
+        yield client
+
+
+def queue_cluster(scheduler: str) -> Any:  # noqa: ANN401  (of a package that is not always there)
+    """A dask-jobqueue cluster without jobs yet; its settings are dask's own (`jobqueue.slurm`, `jobqueue.pbs`).
+
+    Errors: `UsageError` where dask-jobqueue or a setting is missing.
+    """
+    try:
+        from dask_jobqueue.pbs import PBSCluster
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise UsageError(
+            f"--scheduler {scheduler} needs dask-jobqueue: install 'butd[queues]' in this environment"
+        ) from error
+    try:
+        return {"slurm": SLURMCluster, "pbs": PBSCluster}[scheduler]()
+    except ValueError as error:
+        raise UsageError(
+            f"--scheduler {scheduler}: {error}; write cores, processes, memory and walltime of a job under "
+            f"jobqueue.{scheduler} in ~/.config/dask/jobqueue.yaml (docs/detect.md has an example)"
+        ) from error
 
 
 def run_on_cluster(
-    tasks: Sequence[BlockTask], num_workers: int, *, stopping: Callable[[], bool]
+    tasks: Sequence[BlockTask],
+    client: Client,
+    *,
+    stopping: Callable[[], bool],
+    on_images: Callable[[int], object],
 ) -> Iterator[tuple[BlockTask, BlockResult]]:
     """Run tasks and give each with its result as it ends, in the order in which they end.
 
-    As many at a time as there are workers: a stop waits for these and for no others.
+    As many at a time as the workers have threads: a stop waits for these and for no others.
 
     Args:
-        num_workers: processes, each with one task at a time.
         stopping: asked after each task whether the others are to be left.
+        on_images: hears of the pictures of each block that is done.
 
-    Errors: what a task raised; `ButdError` where a block's worker died again and again.
+    Errors: what a task raised; `ButdError` where the scheduler is lost or a block cannot be done.
     """
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
-        logging.getLogger(name).setLevel(logging.WARNING)  # it reports every connection otherwise
-    with (
-        LocalCluster(  # type: ignore[no-untyped-call]  # distributed is typed in part, here and below
-            n_workers=num_workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
-    ):
-        client.register_plugin(_LeaveInterruptsToTheDriver())
-        waiting = iter(tasks)
-        task_of = {client.submit(run_block, task, pure=False): task for task in islice(waiting, num_workers)}
-        finished = as_completed(list(task_of))  # type: ignore[no-untyped-call]
-        for future in finished:
-            task = task_of.pop(future)
-            yield task, _result(future, task)
-            for following in islice(waiting, 0 if stopping() else 1):
-                submitted = client.submit(run_block, following, pure=False)
-                task_of[submitted] = following
-                finished.add(submitted)  # type: ignore[no-untyped-call]
+    waiting = deque(_Attempt(task) for task in tasks)
+    running: dict[Future[BlockResult], _Attempt] = {}
+    reminder = _Reminder(client)
+    with _naming_a_lost_scheduler(client):
+        while waiting or running:
+            if not stopping():
+                for _ in range(min(len(waiting), max(1, _num_threads(client)) - len(running))):
+                    attempt = waiting.popleft()
+                    running[attempt.submit(client)] = attempt
+            elif not running:
+                return
+            done = _wait(list(running))
+            reminder.look(idle=not done)
+            for future in done:
+                attempt = running.pop(future)
+                try:
+                    result = future.result()
+                except (KilledWorker, MemoryError):
+                    waiting.appendleft(attempt.carefully())
+                else:
+                    on_images(len(attempt.task.block.image_ids))
+                    yield attempt.task, result
 
 
-def _result(future: Future[BlockResult], task: BlockTask) -> BlockResult:
+@dataclass(frozen=True)
+class _Attempt:
+    task: BlockTask
+    careful_rounds: int = 0
+    """So many times it was done picture by picture."""
+
+    def submit(self, client: Client) -> Future[BlockResult]:
+        function = _run_carefully_here if self.careful_rounds else run_block
+        return client.submit(function, self.task, pure=False)
+
+    def carefully(self) -> "_Attempt":
+        index = self.task.block.index
+        if self.careful_rounds == _CAREFUL_ROUNDS:
+            raise ButdError(
+                f"block {index}: its worker died again and again, also picture by picture; use fewer workers, and run "
+                "the job again: it goes on with this block"
+            )
+        if not self.careful_rounds:
+            logger.warning("block %d: its worker died or ran out of memory; picture by picture now", index)
+        return _Attempt(self.task, self.careful_rounds + 1)
+
+
+def _run_carefully_here(task: BlockTask) -> BlockResult:
+    """In the worker, with the memory that the worker itself is allowed."""
+    return run_carefully(task, int(get_worker().memory_manager.memory_limit or 0))
+
+
+def _wait(futures: list[Future[BlockResult]]) -> set[Future[BlockResult]]:
+    """Those that ended, after at most half a second."""
     try:
-        return future.result()
-    except KilledWorker as error:
+        return set(wait(futures, timeout=0.5, return_when="FIRST_COMPLETED").done)  # type: ignore[no-untyped-call]
+    except TimeoutError:
+        return set()
+
+
+@contextmanager
+def _naming_a_lost_scheduler(client: Client) -> Iterator[None]:
+    """Say in words what dask's errors mean."""
+    address = client.scheduler.address if client.scheduler is not None else "its address"
+    try:
+        yield
+    except (ButdError, KilledWorker, MemoryError):
+        raise
+    except ImportError as error:
         raise ButdError(
-            f"block {task.block.index}: its worker died several times, perhaps out of memory; use fewer workers or a "
-            "smaller batch, and run the job again: it goes on with this block"
+            f"a worker of {address} cannot import what a block needs ({error}); install this version of butd in the "
+            "environment of the workers"
         ) from error
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, CancelledError):
+            raise
+        raise ButdError(
+            f"lost the dask scheduler at {address}: it ended, or the network to it did; finished blocks are kept, the "
+            "same command goes on when it is back"
+        ) from error
+
+
+def _num_threads(client: Client) -> int:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(worker["nthreads"] for worker in workers)
+
+
+class _Reminder:
+    """Says now and then that there is no worker."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._last = time.monotonic()
+
+    def look(self, *, idle: bool) -> None:
+        now = time.monotonic()
+        if not idle or now - self._last < _SECONDS_BETWEEN_REMINDERS:
+            return
+        self._last = now
+        if _num_threads(self._client) == 0:
+            logger.warning("the cluster has no worker yet; waiting for one")
+
+
+def _connect(address: str) -> Client:
+    try:
+        return Client(address, timeout=_CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise InputNotFoundError(
+            f"--scheduler {address}: no dask scheduler answers there ({error}); start one with 'dask scheduler'"
+        ) from error
+
+
+@contextmanager
+def _start_cluster(scheduler: str, num_workers: int, worker_memory: str) -> Iterator[Any]:
+    if scheduler in ("slurm", "pbs"):
+        with queue_cluster(scheduler) as cluster:
+            cluster.scale(jobs=num_workers)
+            yield cluster
+    elif scheduler == "cuda":
+        try:
+            dask_cuda = importlib.import_module("dask_cuda")
+        except ImportError as error:
+            raise UsageError(
+                "--scheduler cuda needs dask-cuda: install it beside the CUDA build of torch"
+            ) from error
+        with dask_cuda.LocalCUDACluster(host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+            yield cluster
+    else:
+        with LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=num_workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=worker_memory,
+        ) as cluster:
+            yield cluster
 
 
 class _LeaveInterruptsToTheDriver(WorkerPlugin):

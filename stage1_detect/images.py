@@ -6,11 +6,13 @@ JPEG takes about 0.2 ms, the look for an EXIF orientation included.
 """
 
 import functools
+import io
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,9 @@ from store_schema.errors import ImageReadError
 MAX_PIXELS = 2**28
 """Pictures with more pixels are refused: 268 megapixels decode to 0.8 GB, and the largest phone cameras
 make 201."""
+
+MAX_FILE_BYTES = 2**30
+"""Files with more bytes are refused: MAX_PIXELS without any compression take 0.8 GB."""
 
 # Formats that hold photographs. The others that Pillow knows are left out on purpose: EPS starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
@@ -39,42 +44,66 @@ _UPRIGHT = {
 _pillow_limit = threading.Lock()
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """A picture in memory, and what had to be done to its file's content."""
+
+    pixels: NDArray[np.uint8]
+    """[H, W, 3] RGB, upright, writable."""
+    notes: tuple[str, ...]
+    """Words of `store_schema.layout.IMAGE_NOTES`: turned by EXIF, first of several frames."""
+
+
 def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a picture file into [H, W, 3] uint8; see `decode_image`. Errors: `ImageReadError`."""
+    return decode_image(read_file(path), printable(path), max_pixels=max_pixels).pixels
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a picture file, read at once, so that a file that changes meanwhile is one or the other.
+
+    Errors: `ImageReadError` with path and reason: missing, unreadable, empty, no regular file, too large.
+    """
+    name = printable(path)
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            fault = _fault(os.fstat(file.fileno()))
+            content = file.read() if fault is None else b""
+    except OSError as error:
+        raise ImageReadError(f"{name}: cannot be opened ({error.strerror})") from error
+    if fault is not None:
+        raise ImageReadError(f"{name}: {fault}")
+    return content
+
+
+def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode a picture, turned as its EXIF orientation says.
 
     The content decides the format, not the file's ending. Grey, palette and CMYK become RGB; transparent
     parts show white; 16 bits are reduced to 8 by scaling; of an animation the first frame is taken.
 
     Args:
-        path: the file.
+        content: the file.
+        name: for messages.
         max_pixels: width times height above which a picture is refused before it is decoded.
 
-    Returns:
-        [H, W, 3] uint8, writable.
-
-    Errors: `ImageReadError` with path and reason: missing, unreadable, empty, truncated, no picture, too large.
+    Errors: `ImageReadError` with name and reason: truncated, no picture, too large.
     """
-    name = printable(path)
     try:
-        _check_file(os.stat(path), name)
-        with open(path, "rb") as file:
-            with _own_pixel_limit():
-                image: Image.Image = Image.open(file, formats=_known_formats())
-            _check_size(image.size, max_pixels, name)
-            image.load()
-            return np.array(_to_rgb(_turn_upright(image)))
+        with _own_pixel_limit():
+            image: Image.Image = Image.open(io.BytesIO(content), formats=_known_formats())
+        _check_size(image.size, max_pixels, name)
+        notes = _notes(image)
+        image.load()
+        return DecodedImage(np.array(_to_rgb(_turn_upright(image))), notes)
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
         raise ImageReadError(f"{name}: not a picture in any format that is read here {_KNOWN}") from error
     except MemoryError:
         raise
-    except OSError as error:
-        # Pillow's own complaints are OSErrors without a number.
-        reason = f"cannot be opened ({error.strerror})" if error.errno else f"cannot be decoded ({error})"
-        raise ImageReadError(f"{name}: {reason}") from error
     except Exception as error:
-        # Decoders meet hostile bytes: SyntaxError, struct.error, ValueError, EOFError, IndexError, ... all happen.
+        # Decoders meet hostile bytes: OSError, SyntaxError, struct.error, ValueError, EOFError, ... all happen.
         raise ImageReadError(f"{name}: cannot be decoded ({error or type(error).__name__})") from error
 
 
@@ -84,14 +113,21 @@ def printable(path: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that nobody writes into would block for ever
+
+
 _KNOWN = f"({', '.join(_FORMATS)})"
 
 
-def _check_file(status: os.stat_result, name: str) -> None:
+def _fault(status: os.stat_result) -> str | None:
     if not stat.S_ISREG(status.st_mode):
-        raise ImageReadError(f"{name}: not a regular file")
+        return "not a regular file"
     if status.st_size == 0:
-        raise ImageReadError(f"{name}: the file is empty (0 bytes)")
+        return "the file is empty (0 bytes)"
+    if status.st_size > MAX_FILE_BYTES:
+        return f"{status.st_size:,} bytes are over the limit of {MAX_FILE_BYTES:,} bytes"
+    return None
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
@@ -120,13 +156,27 @@ def _own_pixel_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = saved
 
 
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    """What is about to be done, asked before the pixels are loaded."""
+    notes = ("exif_turned",) if _orientation(image) in _UPRIGHT else ()
+    try:
+        several = bool(getattr(image, "is_animated", False))
+    except Exception:  # broken beyond the first frame, which is all that is wanted
+        several = True
+    return (*notes, "first_frame") if several else notes
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a broken EXIF block beside good pixels: shown as stored, as every viewer does
+        return 1
+
+
 def _turn_upright(image: Image.Image) -> Image.Image:
     # Asked after `load`: Pillow turns TIFF pictures itself while loading and then drops the tag.
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block beside good pixels: shown as stored, as every viewer does
-        return image
-    method = _UPRIGHT.get(orientation)
+    method = _UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
 

@@ -1,82 +1,114 @@
 """Regions of many pictures into a store: block by block on dask, to be stopped and run again at any time.
 
 The driver plans blocks, hands each to dask as one task, and commits it when it ends; what is committed is never done
-again. In this process by default; processes are a dask cluster of this machine. Importing this module is cheap,
-and a finished job is recognised without loading torch.
+again. Tasks run in this process (`in_process.py`) or on a dask cluster (`cluster.py`). Importing this module is
+cheap, and a finished job is recognised without loading torch.
 """
 
 import logging
 import math
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+import psutil
 
+from stage1_detect.job_progress import StopSignal, Tally, progress_bar, stop_on_signals
 from stage1_detect.sources import ImageSource
 from stage1_detect.spec import ExtractorSpec
+from stage1_detect.stamps import find_changed, read_stamps, write_stamps
+from store_schema.durable import remove_partials
 from store_schema.errors import ConfigError, StoreMismatchError, UsageError
 from store_schema.layout import ID_CHUNK_BYTES, Codec
-from store_schema.ledger import cut_blocks, finished_blocks, read_plan
+from store_schema.ledger import cut_blocks, finished_blocks, read_plan, read_record
 from store_schema.metadata import FeatureDtype, StoreMetadata, first_difference
 from store_schema.records import Block, Problem
 from store_schema.root import DOCUMENT, read_metadata
 from store_schema.writer import StoreWriter
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from stage1_detect.block_task import BlockResult, BlockTask
 
 logger = logging.getLogger(__name__)
 
-Scheduler = Literal["sync", "threads", "processes"]
+SCHEDULERS = ("auto", "sync", "threads", "processes", "slurm", "pbs", "cuda")
+_BLOCKS_FOR_PROCESSES = 4
+"""With at least so many blocks a worker, "auto" takes processes: to start one takes some seconds."""
+_WORKER_BYTES = 4 * 2**30
+"""Memory that a process is given room for, where the number of processes is left open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """How a job runs and how its store lies on disk; what it extracts is `ExtractorSpec`'s."""
 
-    scheduler: Scheduler = "threads"
-    """"sync": one block after the other, each operation on all cores. "threads", "processes": `num_workers` blocks at
-    once, the cores shared out among them, which suits small networks better."""
+    scheduler: str = "auto"
+    """In this process, for debugging and short jobs: "sync" (one block after the other) and "threads". On a dask
+    cluster: "processes" of this machine, jobs of the queues "slurm" and "pbs", "cuda" (one worker a GPU), or the
+    address of a running scheduler ("tcp://..."). "auto": "processes" where there are several cores and blocks enough
+    for them, else "threads"."""
     num_workers: int = 0
-    """0: one a core, at most 4; more threads of one process wait for each other."""
+    """Blocks at work at once on this machine, or jobs of the queue. 0: one a core as far as memory allows (threads: at
+    most 4, since more wait for each other); the queue: 1."""
+    torch_threads: int = 0
+    """Threads of an operation. 0: cores / workers on this machine, torch's own for "sync", 1 on other machines. The
+    last bits of a feature depend on it."""
+    worker_memory: str = "auto"
+    """Of each of "processes": one that takes more is ended and its block tried again. "auto": an equal share."""
     batch_size: int = 16
     """Pictures that the network sees at once, if they come to it at one size."""
     block_size: int = 256
     """Pictures in a block of a new store."""
     feature_dtype: FeatureDtype = "float16"
     codec: Codec = "none"
+    retry_problems: bool = False
+    """Try all quarantined pictures again; those whose file has changed are tried again in any case."""
 
     def __post_init__(self) -> None:
-        if self.scheduler not in ("sync", "threads", "processes"):
-            raise ConfigError(f"scheduler must be 'sync', 'threads' or 'processes', not {self.scheduler!r}")
-        for name, least in (("num_workers", 0), ("batch_size", 1), ("block_size", 1)):
+        if self.scheduler not in SCHEDULERS and "://" not in self.scheduler:
+            raise ConfigError(
+                f"scheduler must be one of {', '.join(SCHEDULERS)} or an address as tcp://host:8786, "
+                f"not {self.scheduler!r}"
+            )
+        for name, least in (("num_workers", 0), ("torch_threads", 0), ("batch_size", 1), ("block_size", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.scheduler == "sync" and self.num_workers > 1:
+        if self.num_workers > 1 and (self.scheduler in ("sync", "cuda") or "://" in self.scheduler):
             raise ConfigError(
-                f"num_workers = {self.num_workers} has no effect with scheduler 'sync'; use 'threads'"
+                f"num_workers = {self.num_workers} has no effect with scheduler {self.scheduler!r}; leave it out"
             )
 
     @property
     def workers(self) -> int:
-        """Blocks at work at once."""
+        """Blocks at work at once, as far as this process decides it."""
         if self.scheduler == "sync":
             return 1
-        return self.num_workers or min(_cores(), 4)
+        if self.num_workers or self.scheduler in ("slurm", "pbs"):
+            return max(1, self.num_workers)
+        if self.scheduler == "threads":
+            return min(_cores(), 4)
+        return max(1, min(_cores(), psutil.virtual_memory().total // _WORKER_BYTES))
+
+    def for_blocks(self, blocks: int) -> "JobConfig":
+        """Decide "auto" by the number of blocks that all pictures make: the same for a job that goes on."""
+        if self.scheduler != "auto":
+            return self
+        enough = self.workers > 1 and blocks >= _BLOCKS_FOR_PROCESSES * self.workers
+        return replace(self, scheduler="processes" if enough else "threads")
+
+    @property
+    def threads_per_block(self) -> int:
+        """Threads of an operation; 0 leaves torch's own number."""
+        if self.torch_threads or self.scheduler == "sync":
+            return self.torch_threads
+        return max(1, _cores() // self.workers) if self.scheduler in ("threads", "processes") else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +121,12 @@ class JobPlan:
     """Still to be written."""
     num_bytes: int
     """Bytes that these blocks take in the store at most."""
+    to_do: tuple[ImageSource, ...]
+    """The pictures of these blocks."""
+    retried: int
+    """Of them, those that were quarantined before."""
+    changed: Mapping[str, str]
+    """Pictures that are in the store and whose file has changed since, with what differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +145,11 @@ class JobSummary:
     """The pictures that could not be read in this run."""
     blocks: int
     seconds: float
-    stopped_by: Literal["SIGINT", "SIGTERM"] | None = None
+    retried: int = 0
+    """Of the processed, those that were quarantined before."""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """Pictures that are in the store and whose file has changed since, with what differs; the store keeps the old."""
+    stopped_by: StopSignal | None = None
     """The signal that ended the job early, after a whole block; the same command goes on from there."""
 
     @property
@@ -125,7 +167,7 @@ def plan_job(
     """
     store_path = Path(store_path)
     metadata = _metadata(spec, config)
-    ids = dict.fromkeys(source.image_id for source in sources)
+    source_of = {source.image_id: source for source in sources}
     planned: list[Block] = []
     finished: set[int] = set()
     if (store_path / DOCUMENT).is_file():
@@ -136,20 +178,24 @@ def plan_job(
                 f"{store_path} was written otherwise: {difference}; write to a new store"
             )
         planned, finished = read_plan(store_path, stored.block_size), set(finished_blocks(store_path))
+    seen = _look_at_done(source_of, store_path, planned, finished, retry_problems=config.retry_problems)
     known = {image_id for block in planned for image_id in block.image_ids}
-    new = [image_id for image_id in ids if image_id not in known]
+    new = [image_id for image_id in source_of if image_id not in known or image_id in seen.again]
     to_do = [
         block
         for block in planned
-        if block.index not in finished and not ids.keys().isdisjoint(block.image_ids)
+        if block.index not in finished and not source_of.keys().isdisjoint(block.image_ids)
     ]
     to_do += cut_blocks(new, len(planned), metadata.block_size)
     remaining = {image_id for block in to_do for image_id in block.image_ids}
     return JobPlan(
-        pictures=len(ids),
-        done_before=len(ids.keys() - remaining),
+        pictures=len(source_of),
+        done_before=len(source_of.keys() - remaining),
         blocks=len(to_do),
         num_bytes=len(remaining) * _bytes_per_image(metadata),
+        to_do=tuple(source_of[image_id] for image_id in source_of if image_id in remaining),
+        retried=len(seen.again),
+        changed=seen.changed,
     )
 
 
@@ -165,32 +211,93 @@ def detect_to_store(
 
     Run again after a stop or a kill, it goes on with the first block that is not whole, and the store ends up the
     same, bit for bit. SIGINT or SIGTERM once: the blocks at hand are finished, then it returns; SIGINT twice: now.
+    Quarantined pictures whose file has changed are tried again; other pictures whose file has changed stay as they
+    are, since what is committed is never replaced: the summary names them.
 
     Args:
         sources: pictures with distinct ids.
         progress: show a bar; None shows it on a terminal. Without it a line is logged now and then.
 
-    Errors: those of `ExtractorSpec.store_metadata`, `StoreWriter.open` and `build_extractor`; `UsageError` for no
-    pictures. A picture that cannot be read is no error: the store has it as a problem, the summary counts it.
+    Errors: those of `ExtractorSpec.store_metadata`, `StoreWriter.open`, `build_extractor` and `open_client`;
+    `UsageError` for no pictures. A picture that cannot be read is no error: the store has it as a problem, the
+    summary counts it.
     """
     started = time.perf_counter()
-    config = config or JobConfig()
     if not sources:
         raise UsageError("no pictures were given to the job; see find_images")
-    path_of = {source.image_id: source.path for source in sources}
+    config = config or JobConfig()
+    config = config.for_blocks(math.ceil(len(sources) / config.block_size))
+    source_of = {source.image_id: source for source in sources}
     with StoreWriter.open(store_path, _metadata(spec, config)) as writer:
-        blocks = writer.plan([source.image_id for source in sources])
+        planned = read_plan(writer.path, writer.metadata.block_size)
+        finished = set(finished_blocks(writer.path))
+        seen = _look_at_done(source_of, writer.path, planned, finished, retry_problems=config.retry_problems)
+        blocks = writer.plan(list(source_of), again=seen.again)
         to_do = [image_id for block in blocks for image_id in block.image_ids]
-        tally = _Tally(len(sources), len(path_of.keys() - set(to_do)), len(blocks))
+        tally = Tally(len(sources), len(source_of.keys() - set(to_do)), len(blocks))
         if blocks:
-            tasks = _tasks(blocks, path_of, writer, spec, config)
-            with _stop_on_signals() as stop, _progress_bar(len(to_do), progress) as bar:
-                for task, result in _run(tasks, config, stop, bar):
+            tasks = _tasks(blocks, source_of, writer, spec, config)
+            with (
+                stop_on_signals() as stop,
+                progress_bar(len(to_do), progress) as bar,
+                _running(tasks, config, stop.asked, bar) as results,
+            ):
+                for task, result in results:
+                    write_stamps(writer.path, task.block.index, result.stamps)
                     writer.commit(task.block, result.receipt)
                     tally.add(task.block, result, bar)
             if tally.blocks < len(blocks):
                 tally.stopped_by = stop.signal_name
-    return tally.summary(time.perf_counter() - started)
+            for name in writer.metadata.arrays():
+                remove_partials(writer.path / name)  # left behind by workers that died
+    return JobSummary(
+        pictures=tally.pictures,
+        done_before=tally.done_before,
+        processed=tally.processed,
+        regions=tally.regions,
+        short=tally.short,
+        problems=tuple(tally.problems),
+        blocks=tally.blocks,
+        seconds=time.perf_counter() - started,
+        retried=len(seen.again),
+        changed=seen.changed,
+        stopped_by=tally.stopped_by,
+    )
+
+
+@dataclass(frozen=True)
+class _SeenBefore:
+    """What is to be said of pictures that earlier runs have done."""
+
+    again: frozenset[str]
+    """Quarantined ones that are tried again."""
+    changed: dict[str, str]
+    """Others whose file has changed, with what differs."""
+
+
+def _look_at_done(
+    source_of: Mapping[str, ImageSource],
+    store: Path,
+    planned: Sequence[Block],
+    finished: set[int],
+    *,
+    retry_problems: bool,
+) -> _SeenBefore:
+    last_block = {image_id: block.index for block in planned for image_id in block.image_ids}
+    done = {image_id for image_id, index in last_block.items() if index in finished and image_id in source_of}
+    if not done:
+        return _SeenBefore(frozenset(), {})
+    problems = {
+        problem.image_id
+        for index in finished
+        for problem in read_record(store, index).receipt.problems
+        if last_block.get(problem.image_id) == index
+    }
+    changed = find_changed((source_of[image_id] for image_id in done), read_stamps(store))
+    again = done & problems if retry_problems else problems & changed.keys()
+    return _SeenBefore(
+        frozenset(again), {image_id: changed[image_id] for image_id in changed if image_id not in problems}
+    )
 
 
 def _cores() -> int:
@@ -218,189 +325,53 @@ def _bytes_per_image(metadata: StoreMetadata) -> int:
 
 def _tasks(
     blocks: Sequence[Block],
-    path_of: Mapping[str, Path],
+    source_of: Mapping[str, ImageSource],
     writer: StoreWriter,
     spec: ExtractorSpec,
     config: JobConfig,
 ) -> list["BlockTask"]:
     from stage1_detect.block_task import BlockTask  # loads torch: only now that there is work
 
+    # Workers of other machines do not start in this folder.
+    whole = {image_id: replace(source, path=source.path.absolute()) for image_id, source in source_of.items()}
     return [
         BlockTask(
             store=writer.path.absolute(),
             metadata=writer.metadata,
             block=block,
-            paths=tuple(path_of.get(image_id) for image_id in block.image_ids),
-            spec=spec,
+            sources=tuple(whole.get(image_id) for image_id in block.image_ids),
+            spec=_absolute(spec),
             batch_size=config.batch_size,
-            torch_threads=0 if config.scheduler == "sync" else max(1, _cores() // config.workers),
+            torch_threads=config.threads_per_block,
         )
         for block in blocks
     ]
 
 
-class _Stop:
-    """Whether a signal has asked to end the job, and which."""
-
-    signal_name: Literal["SIGINT", "SIGTERM"] | None = None
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    """Let SIGINT and SIGTERM ask for a stop; a second SIGINT interrupts as usual. In the main thread only."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.signal_name is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.signal_name = "SIGINT" if number == signal.SIGINT else "SIGTERM"
-        logger.warning(
-            "%s: finishing the blocks at hand, then stopping; Ctrl-C again stops now", stop.signal_name
-        )
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _absolute(spec: ExtractorSpec) -> ExtractorSpec:
+    boxes = spec.boxes
+    if boxes is not None:
+        boxes = replace(boxes, path=str(Path(boxes.path).absolute()))
+    weights = Path(spec.weights)
+    return replace(spec, boxes=boxes, weights=str(weights.absolute()) if weights.exists() else spec.weights)
 
 
 @contextmanager
-def _progress_bar(total: int, shown: bool | None) -> Iterator["tqdm[NoReturn]"]:
-    shown = sys.stderr.isatty() if shown is None else shown
-    with ExitStack() as stack:
-        if shown:
-            stack.enter_context(logging_redirect_tqdm())
-        yield stack.enter_context(tqdm(total=total, unit="images", disable=not shown, smoothing=0.1))
-
-
-_Results = Iterator[tuple["BlockTask", "BlockResult"]]
-
-
-def _run(tasks: Sequence["BlockTask"], config: JobConfig, stop: _Stop, bar: "tqdm[NoReturn]") -> _Results:
+def _running(
+    tasks: Sequence["BlockTask"], config: JobConfig, stopping: Callable[[], bool], bar: "tqdm[NoReturn]"
+) -> Iterator[Iterator[tuple["BlockTask", "BlockResult"]]]:
     """Each task with its result as it ends, until all are done or a stop is asked for."""
-    if config.scheduler == "sync":
-        yield from _run_in_order(tasks, stop, bar)
-    elif config.scheduler == "threads":
-        yield from _run_on_threads(tasks, config.workers, stop, bar)
-    else:
-        from stage1_detect.cluster import run_on_cluster
+    if config.scheduler in ("sync", "threads"):
+        from stage1_detect.in_process import run_in_order, run_on_threads
 
-        for task, result in run_on_cluster(
-            tasks, config.workers, stopping=lambda: stop.signal_name is not None
-        ):
-            bar.update(len(task.block.image_ids))
-            yield task, result
+        if config.scheduler == "sync":
+            results = run_in_order(tasks, stopping=stopping, on_images=bar.update)
+        else:
+            results = run_on_threads(tasks, config.workers, stopping=stopping, on_images=bar.update)
+        with closing(results):
+            yield results
+        return
+    from stage1_detect.cluster import open_client, run_on_cluster
 
-
-def _run_in_order(tasks: Sequence["BlockTask"], stop: _Stop, bar: "tqdm[NoReturn]") -> _Results:
-    for task in tasks:
-        yield task, _compute(task, bar.update)
-        if stop.signal_name is not None:
-            return
-
-
-def _run_on_threads(
-    tasks: Sequence["BlockTask"], num_threads: int, stop: _Stop, bar: "tqdm[NoReturn]"
-) -> _Results:
-    """As many tasks at a time as there are threads, so that a stop waits for no others."""
-    import torch
-
-    torch_threads = torch.get_num_threads()
-    left = threading.Event()
-
-    def on_images(number: int) -> None:
-        if left.is_set():
-            raise _LeftError
-        bar.update(number)
-
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="block") as pool:
-        try:
-            waiting = iter(tasks)
-            running = {pool.submit(_compute, task, on_images): task for task in islice(waiting, num_threads)}
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    task = running.pop(future)
-                    yield task, future.result()
-                    for following in islice(waiting, 0 if stop.signal_name else 1):
-                        running[pool.submit(_compute, following, on_images)] = following
-        finally:
-            left.set()  # an interrupt or an error: do not wait for whole blocks that nobody will commit
-            torch.set_num_threads(torch_threads)
-
-
-class _LeftError(Exception):
-    """The driver has gone; ends a block between two batches."""
-
-
-def _compute(task: "BlockTask", on_images: Callable[[int], object]) -> "BlockResult":
-    """One block as one dask task in this thread."""
-    from dask.delayed import delayed
-
-    from stage1_detect.block_task import run_block
-
-    result: BlockResult = delayed(partial(run_block, task, on_images), pure=False)().compute(
-        scheduler="synchronous"
-    )
-    return result
-
-
-class _Tally:
-    """Counts what is done and says so now and then."""
-
-    def __init__(self, pictures: int, done_before: int, all_blocks: int) -> None:
-        self.pictures = pictures
-        self.done_before = done_before
-        self.all_blocks = all_blocks
-        self.blocks = self.processed = self.regions = self.short = 0
-        self.problems: list[Problem] = []
-        self.stopped_by: Literal["SIGINT", "SIGTERM"] | None = None
-        self._last_time = self._last_line = time.perf_counter()
-
-    def add(self, block: Block, result: "BlockResult", bar: "tqdm[NoReturn]") -> None:
-        """Count a committed block; log it if the last line is some seconds old and no bar is shown."""
-        receipt, now = result.receipt, time.perf_counter()
-        for problem in receipt.problems[: max(0, _NAMED_PROBLEMS - len(self.problems))]:
-            logger.warning("picture %r left out: %s (%s)", problem.image_id, problem.reason, problem.path)
-        self.blocks += 1
-        self.processed += len(block.image_ids)
-        self.regions += receipt.num_regions
-        self.short += result.num_short
-        self.problems += receipt.problems
-        bar.set_postfix(regions=self.regions, problems=len(self.problems), refresh=False)
-        if bar.disable and (
-            now - self._last_line > _SECONDS_BETWEEN_LINES or self.blocks in (1, self.all_blocks)
-        ):
-            logger.info(
-                "block %d/%d: %d images, %d regions, %.1f images/s",
-                self.blocks,
-                self.all_blocks,
-                len(block.image_ids),
-                receipt.num_regions,
-                len(block.image_ids) / max(now - self._last_time, 1e-9),
-            )
-            self._last_line = now
-        self._last_time = now
-
-    def summary(self, seconds: float) -> JobSummary:
-        return JobSummary(
-            pictures=self.pictures,
-            done_before=self.done_before,
-            processed=self.processed,
-            regions=self.regions,
-            short=self.short,
-            problems=tuple(self.problems),
-            blocks=self.blocks,
-            seconds=seconds,
-            stopped_by=self.stopped_by,
-        )
-
-
-_NAMED_PROBLEMS = 20
-"""So many unreadable pictures are named in the log; all are in the store and in the summary."""
-
-_SECONDS_BETWEEN_LINES = 5.0
+    with open_client(config.scheduler, config.workers, config.worker_memory) as client:
+        yield run_on_cluster(tasks, client, stopping=stopping, on_images=bar.update)

@@ -1,16 +1,19 @@
 """Find the pictures of a job and give each its `image_id`, without opening any.
 
-A source is a folder (searched through), a folder of tables (`images.parquet` names pictures and ids) or
-files. Two pictures with one id are refused, since the store is keyed by it. 10,000 files take 0.1 s.
+A source is a folder (searched through), a folder of tables (`images.parquet` names pictures and ids), a pattern
+with wildcards, a tar of pictures, a Parquet table of bytes, or files. Two pictures with one id are refused, since
+the store is keyed by it. 10,000 files take 0.1 s.
 """
 
+import glob
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage1_detect.images import printable
+from stage1_detect.archives import ParquetCell, TarMember, is_archive, list_archive, read_member
+from stage1_detect.images import printable, read_file
 from store_schema.errors import InputNotFoundError, UsageError
 from store_schema.tables import has_table, read_table
 
@@ -42,19 +45,34 @@ class ImageSource:
 
     image_id: str
     path: Path
+    """Its file, or the archive that holds it."""
+    place: TarMember | ParquetCell | None = None
+    """Where in the archive."""
+
+    @property
+    def name(self) -> str:
+        """The picture's file in one printable line; of an archive's picture, archive and member."""
+        return printable(self.path) + (f"/{printable(self.place.name)}" if self.place is not None else "")
+
+    def read(self) -> bytes:
+        """The bytes of the picture's file. Errors: `ImageReadError` with name and reason."""
+        return read_file(self.path) if self.place is None else read_member(self.path, self.place)
 
 
 def find_images(
     source: str | Path | Sequence[str | Path], *, root: str | Path | None = None, split: str | None = None
 ) -> list[ImageSource]:
-    """List the pictures of a folder, of a data set's tables, or of several such sources and files.
+    """List the pictures of a folder, of a data set's tables, of an archive, or of several such sources and files.
 
     In a folder the id is the path below it without the ending, and pictures come sorted by path; hidden files
     and folders are left out, links are followed, links that lead nowhere are listed (the job records them). A
-    single file's id is its name without the ending. Names that are no UTF-8 get ids with their bytes escaped.
+    pattern's ids start after its last folder without wildcards. A single file's id is its name without the ending;
+    in a tar it is the member's name up to its first dot (WebDataset's key), in a table of bytes its `image_id`.
+    Names that are no UTF-8 get ids with their bytes escaped.
 
     Args:
-        source: a folder, a folder with `images.parquet`, a file, or a list of these.
+        source: a folder, a folder with `images.parquet`, a pattern (`photos/**/*.jpg`), a `.tar`, a `.parquet` with
+            a column of bytes, a file, or a list of these.
         root: where the paths of `images.parquet` start; the tables' folder if not given.
         split: only this split of the tables.
 
@@ -90,10 +108,26 @@ def _images_of(source: Path, root: str | Path | None, split: str | None) -> Iter
     if source.is_dir():
         for path in _walk(source, ()):
             yield ImageSource(_as_id(path.relative_to(source)), path)
+    elif source.is_file() and is_archive(source):
+        for image_id, place in list_archive(source, sorted(IMAGE_SUFFIXES)):
+            yield ImageSource(image_id, source, place)
     elif source.exists() or source.is_symlink():
         yield ImageSource(_as_id(Path(source.name)), source)
+    elif glob.has_magic(str(source)):
+        yield from _matching(source)
     else:
         raise InputNotFoundError(f"{printable(source)}: no such file or folder; expected pictures there")
+
+
+def _matching(pattern: Path) -> Iterator[ImageSource]:
+    """Pictures and archives that a pattern with wildcards matches, sorted; `**` stands for any folders."""
+    fixed = next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
+    matches = glob.glob(str(pattern), recursive=True)
+    for path in sorted(map(Path, matches), key=os.fsencode):
+        if path.is_file() and is_archive(path):
+            yield from _images_of(path, None, None)
+        elif not path.is_dir() and path.suffix.lower() in IMAGE_SUFFIXES:
+            yield ImageSource(_as_id(path.relative_to(fixed)), path)
 
 
 def _images_of_tables(folder: Path, root: Path, split: str | None) -> Iterator[ImageSource]:
@@ -141,6 +175,6 @@ def _refuse_duplicates(images: Iterable[ImageSource]) -> None:
         other = first.setdefault(image.image_id, image)
         if other is not image:
             raise UsageError(
-                f"two pictures have the id {image.image_id!r}: {printable(other.path)} and {printable(image.path)}; "
+                f"two pictures have the id {image.image_id!r}: {other.name} and {image.name}; "
                 "rename one, or name the folder above both as the source"
             )

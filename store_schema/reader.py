@@ -299,8 +299,13 @@ class RegionStore:
         }
 
     def problems(self) -> list[Problem]:
-        """The quarantined pictures of all finished blocks, in row order. A store without our records has none."""
-        return [problem for record in (self._records or {}).values() for problem in record.receipt.problems]
+        """The quarantined pictures, in row order, each as it came out last: it may have been tried again later.
+
+        A store without our records has none.
+        """
+        records = (self._records or {}).values()
+        last = {problem.image_id: problem for record in records for problem in record.receipt.problems}
+        return [problem for problem in last.values() if problem.image_id not in self.image_ids]
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One line a region: image_id, region, x1, y1, x2, y2, and labels with their scores where there are any.

@@ -8,7 +8,7 @@ The driver holds a `StoreWriter`: it plans blocks and commits finished ones. Tas
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,17 +83,20 @@ class StoreWriter:
             raise
         return cls(path, metadata, lock, planned)
 
-    def plan(self, image_ids: Sequence[str]) -> list[Block]:
+    def plan(self, image_ids: Sequence[str], *, again: Collection[str] = ()) -> list[Block]:
         """Give every image a row, for good, and return the blocks that must still be written for these images.
 
         Images not planned before start a new block. The plan is on the disk before this returns: the same images
         again, whatever happens in between, give the same blocks. A block is returned whole where any of the given
         images is in it and it is not committed.
 
+        Args:
+            again: those of the images, all quarantined in a committed block, that get a new row in a new block.
+
         Errors: `UsageError` for an empty, overlong or repeated identifier, or one with a zero byte.
         """
         _check_ids(image_ids)
-        new = [image_id for image_id in image_ids if image_id not in self._block_of]
+        new = [image_id for image_id in image_ids if image_id not in self._block_of or image_id in again]
         if new:
             blocks = cut_blocks(new, len(self._planned), self.metadata.block_size)
             append_plan(self.path, len(self._planned), new)

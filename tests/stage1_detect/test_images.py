@@ -238,7 +238,7 @@ def test_missing_folder_loop_and_pipe_are_named(tmp_path: Path) -> None:
         ("gone.jpg", "No such file"),
         ("loop.jpg", "Too many levels of symbolic links"),
         ("pipe.jpg", "not a regular file"),
-        (".", "not a regular file"),
+        (".", "Is a directory"),
     ]:
         with pytest.raises(ImageReadError, match=reason):
             load_image(tmp_path / name)

@@ -179,7 +179,7 @@ def test_a_picture_that_vanishes_during_the_job_is_a_problem(
 
 def test_job_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="scheduler"):
-        JobConfig(scheduler="slurm")  # type: ignore[arg-type]
+        JobConfig(scheduler="moon")
     with pytest.raises(ConfigError, match="batch_size"):
         JobConfig(batch_size=0)
     with pytest.raises(ConfigError, match="has no effect with scheduler 'sync'"):
@@ -209,7 +209,7 @@ class _SignalAfterFirstBlock(logging.Handler):
 
 @pytest.fixture
 def send_after_first_block() -> Iterator[Callable[[int, int], None]]:
-    logger = logging.getLogger("stage1_detect.jobs")
+    logger = logging.getLogger("stage1_detect.job_progress")
     level = logger.level
     logger.setLevel(logging.INFO)
 
