@@ -20,7 +20,7 @@ DATASET ?= $(TABLES)
 TORCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-photos scenes stage1 stage2-caption stage2-vqa reprocess report bench bench-loader \
+.PHONY: help setup demo demo-photos scenes stage1 stage2-caption stage2-vqa reprocess report bench bench-loader bench-memory bench-store \
 	check lint format types test test-slow lock clean
 
 help: ## List the targets with their variables.
@@ -72,10 +72,19 @@ reprocess: setup ## Regions of a whole data set again with a detector. DATASET=r
 report: setup ## Write the report of a finished demo again. OUT=runs/demo
 	$(BUTD) report $(or $(OUT),runs/demo) $(ARGS)
 
-bench: bench-loader ## All benchmarks.
+bench: bench-loader bench-store ## All benchmarks.
 
 bench-loader: setup ## Loading: workers, batch sizes, rivals. Table and plot in benchmarks/results. ARGS=--quick
 	$(BIN)/python -m benchmarks.bench_loader $(ARGS)
+
+bench-memory: setup ## Memory of a VQA run on a store of 10 GB with four workers. ARGS="--gigabytes 1"
+	$(BIN)/python -m benchmarks.bench_memory $(ARGS)
+
+bench-store: setup ## The store against other formats, read and written. Table and plot in benchmarks/results. ARGS=--quick
+	$(BIN)/python -m benchmarks.bench_store $(ARGS)
+
+soak: setup ## Kill a caption run 200 times, in every phase; it ends with the weights of an undisturbed one. ARGS="--kills 50"
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 check: lint types test ## What must hold before a commit: lint, types, tests.
 

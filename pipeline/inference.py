@@ -17,6 +17,7 @@ from stage2_models.region_records import batch_of_records
 from stage2_models.vqa_inference import read_regions
 from store_schema.errors import UsageError
 from store_schema.reader import RegionStore
+from store_schema.remote import StorePath
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def inputs_of(
     check_store: Callable[[RegionStore], None],
     *,
     images: Sequence[Path],
-    store: Path | None,
+    store: StorePath | None,
     ids: Sequence[str] | None,
     weights: str | None,
     boxes: str | None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import load_config
 from store_schema.errors import ConfigError, InputNotFoundError
+from store_schema.remote import StorePath
 
 if TYPE_CHECKING:
     from pipeline.training.task import Task
@@ -69,7 +70,7 @@ def train_detector(
     return _train("detector", types, build, {"tables": str(tables)}, out, options)
 
 
-def train_captioner(tables: Path, store: Path, out: Path, options: TrainOptions) -> "TrainResult":
+def train_captioner(tables: Path, store: StorePath, out: Path, options: TrainOptions) -> "TrainResult":
     """Train the two-LSTM captioner on the captions table and a store; errors as above, and `StoreError`."""
     _refuse_missing_folder(tables)
     from stage2_models.caption_task import CaptionDataConfig, CaptionLossConfig, build_caption_task
@@ -89,7 +90,7 @@ def train_captioner(tables: Path, store: Path, out: Path, options: TrainOptions)
     return _train("caption", types, build, {"tables": str(tables), "store": str(store)}, out, options)
 
 
-def train_vqa(tables: Path, store: Path | None, out: Path, options: TrainOptions) -> "TrainResult":
+def train_vqa(tables: Path, store: StorePath | None, out: Path, options: TrainOptions) -> "TrainResult":
     """Train a VQA model on questions, answers and a store; without a store, the question-only baseline."""
     _refuse_missing_folder(tables)
     from stage2_models.vqa_config import VqaConfig

@@ -33,13 +33,14 @@ from stage2_models.word_vectors import read_word_vectors
 from store_schema.errors import UsageError
 from store_schema.fingerprint import fingerprint
 from store_schema.reader import RegionStore
+from store_schema.remote import StorePath
 
 logger = logging.getLogger(__name__)
 
 
 def build_vqa_task(
     tables: Path,
-    store: Path | None,
+    store: StorePath | None,
     *,
     model: VqaConfig,
     data: VqaDataConfig,

@@ -5,7 +5,7 @@ checks a chunk's CRC-32C the first time that this object touches it (or always, 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from store_schema import mapping
 from store_schema.errors import StoreDamagedError
 from store_schema.layout import ArraySpec
-from store_schema.ledger import BlockRecord, record_path
+from store_schema.ledger import BlockRecord, repair_remedy
 from store_schema.metadata import StoreMetadata
+from store_schema.remote import RemotePath, StorePath
 from store_schema.shards import (
     Bytes,
     checksum_holds,
@@ -41,7 +42,7 @@ MIN_MAPPED_BYTES = 1 << 16
 class OpenShard:
     """One block's features: where each chunk lies and which were checked already."""
 
-    path: Path
+    path: StorePath
     data: Bytes | None
     """The mapped file; None where chunks are read one by one."""
     address: int
@@ -60,7 +61,7 @@ class BlockFiles:
 
     def __init__(
         self,
-        store: Path,
+        store: StorePath,
         metadata: StoreMetadata,
         records: Mapping[int, BlockRecord],
         verify: Verify,
@@ -71,7 +72,7 @@ class BlockFiles:
         self._records = records
         self._specs = metadata.arrays()
         self._verify = verify
-        self._mmap = mmap
+        self._mmap = mmap and isinstance(store, Path)
         self._plain: dict[tuple[str, int], NDArray[Any]] = {}
         self._shards: dict[int, OpenShard] = {}
         spec = self._specs["features"]
@@ -156,18 +157,32 @@ class BlockFiles:
             out[first : first + len(piece)] = piece
             first += len(piece)
 
-    def will_need(self, block: int, place: int) -> None:
-        """Ask the system to read an image's features from the disk in the background."""
-        shard = self._shards.get(block) or self._open_shard(block)
-        if shard.data is None:
+    def ask(self, name: str, blocks: Iterable[int]) -> None:
+        """Of a remote store, begin to fetch what is not here yet of an array: whole blocks, of shards their indexes."""
+        if not isinstance(self._store, RemotePath):
             return
+        spec = self._specs[name]
+        for block in blocks:
+            if (name, block) in self._plain or (name == "features" and block in self._shards):
+                continue
+            for file, stamp in self._records[block].receipt.files.items():
+                if file.startswith(f"{name}/"):
+                    tail = 0 if spec.inner_chunk is None else index_bytes(spec)
+                    (self._store / file).ask(*((stamp.num_bytes - tail, tail) if tail else ()))
+
+    def will_need(self, block: int, place: int) -> None:
+        """Begin to read an image's features in the background, from the disk or from a remote store."""
+        shard = self._shards.get(block) or self._open_shard(block)
         chunks = slice(place * self._groups, (place + 1) * self._groups)
         stored = [
             (start, size)
             for start, size in zip(shard.starts[chunks], shard.lengths[chunks], strict=True)
             if size
         ]
-        if stored:
+        if isinstance(shard.path, RemotePath):
+            for start, size in stored:
+                shard.path.ask(start, size)
+        elif stored and shard.data is not None:
             start = min(start for start, _ in stored)
             mapping.will_need(shard.address + start, max(start + size for start, size in stored) - start)
 
@@ -258,7 +273,9 @@ class BlockFiles:
         path = self._store / spec.name / key
         expected = self._committed_bytes(block, spec, key)
         try:
-            if self._mmap and (spec.inner_chunk is not None or expected >= MIN_MAPPED_BYTES):
+            if isinstance(path, RemotePath):
+                data = np.frombuffer(path.read_bytes(), np.uint8)
+            elif self._mmap and (spec.inner_chunk is not None or expected >= MIN_MAPPED_BYTES):
                 data = mapping.map_file(path)
             else:
                 data = np.fromfile(path, np.uint8)
@@ -269,9 +286,11 @@ class BlockFiles:
             raise self._wrong_size(block, f"{spec.name}/{key}", len(data))
         return data
 
-    def _read_range(self, block: int, path: Path, start: int, size: int) -> Bytes:
+    def _read_range(self, block: int, path: StorePath, start: int, size: int) -> Bytes:
         """Bytes of a shard, read without mapping it."""
         try:
+            if isinstance(path, RemotePath):
+                return np.frombuffer(path.read_range(start, size), np.uint8)
             with path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), size, start)
                 if len(data) != size:
@@ -289,7 +308,7 @@ class BlockFiles:
             raise self._damaged(block, spec.name, f"its commit record does not know {key}")
         return stamp.num_bytes
 
-    def _unreadable(self, block: int, path: Path, error: OSError) -> StoreDamagedError:
+    def _unreadable(self, block: int, path: StorePath, error: OSError) -> StoreDamagedError:
         if isinstance(error, FileNotFoundError):
             return self._wrong_size(block, f"{path.parent.name}/{path.name}", None)
         return self._damaged(block, path.parent.name, f"{path} cannot be read ({error.strerror})")
@@ -303,8 +322,8 @@ class BlockFiles:
 
     def _damaged(self, block: int, array: str, what: str) -> StoreDamagedError:
         return StoreDamagedError(
-            f"{self._store}: block {block}, {array}: {what}; restore the file from a copy, or delete "
-            f"{record_path(self._store, block)} and run the job again: it writes just this block anew"
+            f"{self._store}: block {block}, {array}: {what}; restore the file from a copy, or "
+            f"{repair_remedy(self._store)}"
         )
 
     def _row(self, block: int, number: int) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from store_schema.errors import StoreDamagedError, StoreError
 from store_schema.fingerprint import canonical_json
+from store_schema.remote import StorePath
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -81,6 +82,29 @@ def replace_file(path: Path, data: bytes | Bytes, what: str) -> None:
     replace_files([NewFile(path, data, what)])
 
 
+def remove_files(paths: Iterable[Path]) -> None:
+    """Delete files, durably; those that are not there are no fault.
+
+    Errors: `StoreError` naming the file and the system's reason.
+    """
+    folders = set()
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot delete {path}: {error.strerror}; remove the cause and run again"
+            ) from error
+        folders.add(path.parent)
+    flush_folders(folders)
+
+
+def flush_folders(folders: Iterable[Path]) -> None:
+    """Bring the names in folders to the disk."""
+    for folder in folders:
+        _flush(folder)
+
+
 def _write(partial: Path, file: NewFile) -> None:
     rest = memoryview(file.data) if isinstance(file.data, bytes) else file.data.data
     with partial.open("wb", buffering=0) as stream:
@@ -111,7 +135,7 @@ def seal(content: Mapping[str, Any]) -> bytes:
     return f'{{"content":{body},"crc32c":{crc32c(body.encode())}}}\n'.encode()
 
 
-def unseal(path: Path, what: str, remedy: str) -> dict[str, Any]:
+def unseal(path: StorePath, what: str, remedy: str) -> dict[str, Any]:
     """Read what `seal` gave.
 
     Errors: `StoreDamagedError` naming `what`, the path and the remedy where the file is missing or changed.

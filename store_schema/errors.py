@@ -61,3 +61,11 @@ class StoreLockedError(StoreError, RuntimeError):
 
 class StoreDamagedError(StoreError, OSError):
     """Bytes of the store are missing or changed; the message names block and array."""
+
+
+class StoreUnreachableError(StoreError, RuntimeError):
+    """The server of a remote store refuses, fails or does not answer; the message names address and cause."""
+
+
+class MalformedRecordError(ButdError, ValueError):
+    """A record of somebody else's file cannot be read; an import names and counts it, and goes on."""

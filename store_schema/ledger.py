@@ -5,11 +5,13 @@ folder in the group itself makes zarr-python warn). A record appears by an atomi
 are on the disk, so a block is there whole or not at all. No file holds a time or a machine's name but the lock.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from store_schema.errors import StoreDamagedError, StoreLockedError, StoreMismat
 from store_schema.layout import SCHEMA_VERSION
 from store_schema.metadata import StoreMetadata
 from store_schema.records import Block, Receipt
+from store_schema.remote import AnyPath, RemotePath, StorePath
+from store_schema.root import num_blocks
 
 LEDGER = Path("num_regions/.butd")
 
@@ -37,13 +41,20 @@ class BlockRecord:
     """Rows of the quarantined pictures, in the order of the receipt's problems."""
 
 
-def ledger_folder(store: Path) -> Path:
+def ledger_folder(store: AnyPath) -> AnyPath:
     return store / LEDGER
 
 
-def record_path(store: Path, block: int) -> Path:
+def record_path(store: AnyPath, block: int) -> AnyPath:
     """The file whose presence says that a block is finished."""
     return store / LEDGER / "blocks" / f"{block:06d}.json"
+
+
+def repair_remedy(store: StorePath) -> str:
+    """What messages advise for a damaged block."""
+    if isinstance(store, RemotePath):
+        return "upload the whole store again"
+    return f"'butd store repair {store}' drops the block, and the job, run again, writes just this block anew"
 
 
 def make_folders(store: Path) -> None:
@@ -66,11 +77,11 @@ def write_record(store: Path, block: Block, receipt: Receipt, detector: str) -> 
     replace_file(record_path(store, block.index), seal(content), f"block {block.index}, commit record")
 
 
-def read_record(store: Path, block: int) -> BlockRecord:
+def read_record(store: StorePath, block: int) -> BlockRecord:
     """Read one record. Errors: `StoreDamagedError` naming block, file and remedy."""
     path = record_path(store, block)
     what = f"block {block}, commit record"
-    remedy = f"delete {path} and run the job again: it writes just this block anew"
+    remedy = repair_remedy(store)
     content = unseal(path, what, remedy)
     try:
         record = BlockRecord(
@@ -88,28 +99,38 @@ def read_record(store: Path, block: int) -> BlockRecord:
     return record
 
 
-def check_record(store: Path, record: BlockRecord, metadata: StoreMetadata) -> None:
+def check_record(store: StorePath, record: BlockRecord, metadata: StoreMetadata) -> None:
     """Hold a record against the store's metadata.
 
     Errors: `StoreMismatchError` where another detector made the block, `StoreDamagedError` where its rows cannot be.
     """
-    path = record_path(store, record.index)
     if record.detector != metadata.detector["fingerprint"]:
         raise StoreMismatchError(
             f"{store}: block {record.index} was made by detector {record.detector}, the store is of "
-            f"{metadata.detector['fingerprint']}; delete {path} and run the job again"
+            f"{metadata.detector['fingerprint']}; {repair_remedy(store)}"
         )
     first, size = record.index * metadata.block_size, metadata.block_size
     rows_fit = record.start_row == first and 0 < record.num_rows <= size
     if not rows_fit or not all(first <= row < first + record.num_rows for row in record.problem_rows):
         raise StoreDamagedError(
             f"block {record.index}, commit record: {record.num_rows} rows from {record.start_row} with problems at "
-            f"{list(record.problem_rows)} do not fit blocks of {size}; delete {path} and run the job again"
+            f"{list(record.problem_rows)} do not fit blocks of {size}; {repair_remedy(store)}"
         )
 
 
-def finished_blocks(store: Path) -> list[int]:
+def has_ledger(store: StorePath) -> bool:
+    """Whether the store has records of finished blocks; not where other Zarr tools copied it."""
+    if isinstance(store, RemotePath):
+        return (store / LEDGER / "plan" / "000000.json").is_file()
+    return ledger_folder(store).is_dir()
+
+
+def finished_blocks(store: StorePath) -> list[int]:
     """Numbers of the finished blocks, ascending."""
+    if isinstance(
+        store, RemotePath
+    ):  # a server may list nothing: every block that the arrays have room for is asked
+        return store.files.existing({record_path(store, block): block for block in range(num_blocks(store))})
     return _numbers(store / LEDGER / "blocks")
 
 
@@ -121,13 +142,13 @@ def append_plan(store: Path, first_block: int, image_ids: Sequence[str]) -> None
     replace_file(folder / f"{number:06d}.json", seal(content), "plan of blocks")
 
 
-def read_plan(store: Path, block_size: int) -> list[Block]:
+def read_plan(store: StorePath, block_size: int) -> list[Block]:
     """Every block ever planned, in order. Errors: `StoreDamagedError` where a part of the plan is broken."""
     folder = store / LEDGER / "plan"
     blocks: list[Block] = []
     for expected, number in enumerate(_numbers(folder)):
         path = folder / f"{number:06d}.json"
-        remedy = "restore it from a copy, or write the store anew"
+        remedy = "restore it from a copy, or make a new store of what is finished with 'butd store copy'"
         if number != expected:
             raise StoreDamagedError(f"plan of blocks: {folder}/{expected:06d}.json is missing; {remedy}")
         content: dict[str, Any] = unseal(path, "plan of blocks", remedy)
@@ -172,8 +193,11 @@ class WriterLock:
             raise StoreLockedError(
                 f"{store} is being written by {holder}; wait until it is done, or stop it first"
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk: the lock holds, only its holder's name is not written
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the lock up; again is harmless."""
@@ -182,7 +206,10 @@ class WriterLock:
             self._descriptor = -1
 
 
-def _numbers(folder: Path) -> list[int]:
+def _numbers(folder: StorePath) -> list[int]:
+    if isinstance(folder, RemotePath):  # parts of the plan are few, and none is left out
+        parts = takewhile(lambda number: (folder / f"{number:06d}.json").is_file(), count())
+        return list(parts)
     try:
         names = os.listdir(folder)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Read a region store at the speed of memory: rows by `image_id`, features as views of mapped files.
 
-    store = RegionStore.open("runs/demo/regions")
+    store = RegionStore.open("runs/demo/regions")            # or an address: https://..., s3://bucket/...
     batch = store.read(["scene:000001", "scene:000002"])     # features [2, K, D], boxes, num_regions, sizes
 
 A row is the place of a picture in the store's arrays; rows of quarantined pictures and rows past a partial block
@@ -9,8 +9,10 @@ identifier and no feature, so a worker that gets rows pays for neither. Import a
 and zarr only for a store that something else than our writer laid out.
 """
 
+import itertools
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -23,9 +25,10 @@ from store_schema.errors import StoreDamagedError, StoreError, StoreMismatchErro
 from store_schema.fingerprint import fingerprint
 from store_schema.image_index import ImageIds
 from store_schema.layout import NOT_WRITTEN
-from store_schema.ledger import BlockRecord, check_record, finished_blocks, ledger_folder, read_record
+from store_schema.ledger import BlockRecord, check_record, finished_blocks, has_ledger, read_record
 from store_schema.metadata import StoreMetadata
 from store_schema.records import ImageRecord, Problem, RegionArrays
+from store_schema.remote import RemotePath, StorePath, store_path
 from store_schema.root import check_array, read_metadata
 from store_schema.zarr_arrays import ZarrArrays
 
@@ -47,7 +50,7 @@ class RegionStore:
 
     def __init__(
         self,
-        path: Path,
+        path: StorePath,
         metadata: StoreMetadata,
         records: dict[int, BlockRecord] | None,
         source: BlockFiles | ZarrArrays,
@@ -61,22 +64,25 @@ class RegionStore:
         self._options = options
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: Verify = "first", mmap: bool = True) -> Self:
+    def open(cls, path: str | StorePath, *, verify: Verify = "first", mmap: bool = True) -> Self:
         """Open a store, also one that is being written: its finished blocks.
 
         Args:
+            path: a folder, or a URL (http, https, s3), of which nothing is mapped and every chunk is checked each time
+                that it is fetched, unless `verify` is never.
             verify: when a chunk's CRC-32C is compared: the first time this object touches it, always, or never.
             mmap: map files (fast; needs a local disk), or read each chunk as it is asked for (network file systems,
                 where a mapped file that vanishes kills the process).
 
         Errors: `StoreNotFoundError`; `StoreMismatchError` for another schema version; `StoreDamagedError` naming
-        block, array and remedy where a file is missing or has another size than was committed.
+        block, array and remedy where a file is missing or has another size than was committed (of a URL when the
+        file is read); `StoreUnreachableError` naming address and cause where a server does not give what it has.
         """
-        path = Path(path)
+        path = store_path(path)
         if verify not in get_args(Verify):
             raise UsageError(f"verify must be one of {', '.join(get_args(Verify))}, got {verify!r}")
         metadata = read_metadata(path)
-        if not ledger_folder(path).is_dir():
+        if not has_ledger(path):
             logger.info("%s has no records of finished blocks: read through zarr, without their checks", path)
             return cls(path, metadata, None, ZarrArrays(path, metadata), (verify, mmap))
         records = {block: read_record(path, block) for block in finished_blocks(path)}
@@ -84,7 +90,8 @@ class RegionStore:
             check_record(path, record, metadata)
         _check_arrays(path, metadata, records)
         files = BlockFiles(path, metadata, records, verify, mmap)
-        files.check_sizes()
+        if isinstance(path, Path):
+            files.check_sizes()
         return cls(path, metadata, records, files, (verify, mmap))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -101,6 +108,12 @@ class RegionStore:
     def features_fingerprint(self) -> str:
         """What a model that was trained on these features asks of another store."""
         return self.metadata.features_fingerprint()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the finished blocks' files; 0 for a store without our records."""
+        records = (self._records or {}).values()
+        return sum(stamp.num_bytes for record in records for stamp in record.receipt.files.values())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,14 +145,14 @@ class RegionStore:
             for record in self._records.values()
         ]
         rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        problem_rows = [row for record in self._records.values() for row in record.problem_rows]
-        return np.setdiff1d(rows, np.array(problem_rows, np.int64), assume_unique=True)
+        return np.setdiff1d(rows, self.problem_rows(), assume_unique=True)
 
     @cached_property
     def image_ids(self) -> ImageIds:
         """The identifiers of all pictures that can be read, in row order, as a sequence of str."""
         width, size = self._source.id_width(), self.metadata.block_size
         rows = self.all_rows
+        self._source.ask("image_id_utf8", self._blocks)
         matrix = np.zeros((len(rows), -(-width // 8) * 8), np.uint8)
         for block in self._blocks:
             start, end = np.searchsorted(rows, [block * size, (block + 1) * size])
@@ -223,9 +236,11 @@ class RegionStore:
     def copy_features(self, rows: RowsLike, out: NDArray[Any]) -> None:
         """Copy the features of these rows to `out` [>= len(rows), >= K, D], K their largest number of regions.
 
-        Copies in ascending order of the rows, as disks like it. What lies behind a picture's last region is not touched.
+        Copies in ascending order of the rows, as disks like it. What lies behind a picture's last region stays.
         """
         places = np.asarray(rows, np.int64)
+        if isinstance(self.path, RemotePath):
+            self.will_need(places)  # all at once, instead of one after the other
         order = np.argsort(places, kind="stable").tolist()
         size, copy = self.metadata.block_size, self._source.copy
         numbers, nums = places.tolist(), self.num_regions(places).tolist()
@@ -234,21 +249,24 @@ class RegionStore:
             copy(row // size, row % size, nums[index], out[index])
 
     def will_need(self, rows: RowsLike) -> None:
-        """Ask the system to read these rows' features from the disk in the background.
+        """Begin to read these rows' features in the background, from the disk or from a remote store.
 
         A store in cold pages is read about eight times faster when a whole batch is asked for at once; where the
         pages are in memory already this costs about a microsecond a row.
         """
         size = self.metadata.block_size
-        for row in np.asarray(rows, np.int64).tolist():
+        places = np.asarray(rows, np.int64)
+        self._source.ask("features", np.unique(places // size).tolist())
+        for row in places.tolist():
             self._source.will_need(*divmod(row, size))
 
-    def read_rows(self, rows: RowsLike, out: RegionArrays | None = None) -> RegionArrays:
+    def read_rows(self, rows: RowsLike, out: RegionArrays | None = None, *, threads: int = 1) -> RegionArrays:
         """Copy the regions of these rows into one padded batch.
 
         Args:
             out: buffers to fill, from `RegionArrays.empty`, for at least as many pictures; reusing them is several
                 times faster than allocating. The result is then a view of their first rows.
+            threads: that copy features side by side; pays where cores are free and a batch takes milliseconds.
 
         Errors: `StoreDamagedError` naming block, array and row where bytes have changed.
         """
@@ -259,19 +277,36 @@ class RegionStore:
         batch.num_regions[:] = self.num_regions(places)
         batch.sizes[:] = self.sizes(places)
         self._gather("boxes", places, batch.boxes)
-        self.copy_features(places, batch.features)
+        if threads == 1:
+            self.copy_features(places, batch.features)
+        else:
+            starts = np.linspace(0, len(places), threads + 1).astype(int).tolist()
+            parts = [slice(*ends) for ends in itertools.pairwise(starts)]
+            copies = [
+                self._threads.submit(self.copy_features, places[part], batch.features[part])
+                for part in parts[1:]
+            ]
+            self.copy_features(places[parts[0]], batch.features[parts[0]])
+            for copy in copies:
+                copy.result()
         if out is not None:
             for index in np.flatnonzero(batch.num_regions < self.metadata.max_regions):
                 batch.features[index, batch.num_regions[index] :] = 0
         return batch
 
-    def read(self, image_ids: Sequence[str], out: RegionArrays | None = None) -> RegionArrays:
+    def read(
+        self, image_ids: Sequence[str], out: RegionArrays | None = None, *, threads: int = 1
+    ) -> RegionArrays:
         """`read_rows` of the pictures with these identifiers."""
-        return self.read_rows(self.rows(image_ids), out)
+        return self.read_rows(self.rows(image_ids), out, threads=threads)
 
     def image(self, image_id: str) -> ImageRecord:
         """Everything about one picture, as it was written, in arrays of its own."""
-        row = int(self.rows([image_id])[0])
+        return self.image_at(int(self.rows([image_id])[0]))
+
+    def image_at(self, row: int) -> ImageRecord:
+        """`image` of the picture in this row. Errors: `StoreError` where the row holds no picture."""
+        image_id = self.image_id_of(row)
         block, place = divmod(row, self.metadata.block_size)
         num = int(self.num_regions([row])[0])
         labels = {
@@ -306,6 +341,11 @@ class RegionStore:
         records = (self._records or {}).values()
         last = {problem.image_id: problem for record in records for problem in record.receipt.problems}
         return [problem for problem in last.values() if problem.image_id not in self.image_ids]
+
+    def problem_rows(self) -> Rows:
+        """[len(problems())] int64, the rows that were planned for the quarantined pictures."""
+        rows = [row for record in (self._records or {}).values() for row in record.problem_rows]
+        return np.array(rows, np.int64)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One line a region: image_id, region, x1, y1, x2, y2, and labels with their scores where there are any.
@@ -349,6 +389,7 @@ class RegionStore:
         if name not in self._image_values:
             size = self.metadata.block_size
             spec = self.metadata.arrays()[name]
+            self._source.ask(name, self._blocks)
             values = np.full((max(self._blocks, default=-1) + 1) * size, spec.fill, spec.dtype)
             for block in self._blocks:
                 part = self._source.plain(name, block, keep=False)
@@ -365,11 +406,17 @@ class RegionStore:
         return np.stack([self._whole("width"), self._whole("height")], axis=1).astype(np.float32)
 
     @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(thread_name_prefix="read")
+
+    @cached_property
     def _no_features(self) -> NDArray[Any]:
         return np.zeros((0, self.metadata.feature_dim), self.metadata.feature_dtype)
 
     def _pieces(self, rows: RowsLike) -> list[list[NDArray[Any]]]:
         size = self.metadata.block_size
+        if isinstance(self.path, RemotePath):
+            self.will_need(rows)  # all at once, instead of one after the other
         places = np.asarray(rows, np.int64).tolist()
         pieces = self._source.pieces
         nums = self.num_regions(rows).tolist()
@@ -377,6 +424,7 @@ class RegionStore:
 
     def _gather(self, name: str, rows: Rows, out: NDArray[Any]) -> None:
         size = self.metadata.block_size
+        self._source.ask(name, set((rows // size).tolist()))
         plain = self._source.plain
         for place, row in enumerate(rows.tolist()):
             out[place] = plain(name, row // size)[row % size]
@@ -386,6 +434,7 @@ class RegionStore:
         size = self.metadata.block_size
         spec = self.metadata.arrays()[name]
         values = np.empty((len(rows), *spec.row_shape[1:]), spec.dtype)
+        self._source.ask(name, self._blocks)
         for block in self._blocks:
             here = slice(*np.searchsorted(rows, [block * size, (block + 1) * size]))
             values[here] = self._source.plain(name, block)[rows[here] - block * size, region[here]]
@@ -411,11 +460,11 @@ class RegionStore:
 _SMALL = ("num_regions", "width", "height", "boxes")
 
 
-def _reopen(path: Path, verify: Verify, mmap: bool) -> RegionStore:
+def _reopen(path: StorePath, verify: Verify, mmap: bool) -> RegionStore:
     return RegionStore.open(path, verify=verify, mmap=mmap)
 
 
-def _check_arrays(path: Path, metadata: StoreMetadata, records: dict[int, BlockRecord]) -> None:
+def _check_arrays(path: StorePath, metadata: StoreMetadata, records: dict[int, BlockRecord]) -> None:
     """Make sure that every array lies as the metadata asks and is long enough for the finished blocks."""
     end = max((record.start_row + record.num_rows for record in records.values()), default=0)
     for spec in metadata.arrays().values():

@@ -12,16 +12,22 @@ from store_schema.durable import NewFile, replace_file, replace_files
 from store_schema.errors import StoreDamagedError, StoreNotFoundError
 from store_schema.layout import ROOT_ATTRIBUTE, ArraySpec, Codec
 from store_schema.metadata import StoreMetadata
+from store_schema.remote import RemotePath, StorePath
 
 DOCUMENT = "zarr.json"
 
 
-def read_metadata(store: Path) -> StoreMetadata:
+def read_metadata(store: StorePath) -> StoreMetadata:
     """What the store says about itself.
 
     Errors: `StoreNotFoundError` where there is no store, `StoreMismatchError` for another schema version,
     `StoreDamagedError` where the file is broken.
     """
+    return StoreMetadata.from_json(read_root(store)["attributes"][ROOT_ATTRIBUTE], str(store / DOCUMENT))
+
+
+def read_root(store: StorePath) -> dict[str, Any]:
+    """The root group's document, of any schema version. Errors: as `read_metadata`, but for the version."""
     path = store / DOCUMENT
     if not path.is_file():
         raise StoreNotFoundError(_what_is_there(store))
@@ -32,15 +38,19 @@ def read_metadata(store: Path) -> StoreMetadata:
             f"{store} is a Zarr {document.get('node_type', 'node')} but no region store: its attributes have no "
             f"{ROOT_ATTRIBUTE!r}"
         )
-    return StoreMetadata.from_json(attributes[ROOT_ATTRIBUTE], str(path))
+    return document
 
 
 def write_root(store: Path, metadata: StoreMetadata) -> None:
-    """Write the root group's file where it is not there yet: it never changes."""
-    path = store / DOCUMENT
-    if not path.is_file():
-        content = {"zarr_format": 3, "node_type": "group", "attributes": {ROOT_ATTRIBUTE: metadata.to_json()}}
-        replace_file(path, _as_bytes(content), "the store's metadata")
+    """Write the root group's file where it is not there yet: it never changes, but by an upgrade."""
+    if not (store / DOCUMENT).is_file():
+        attributes = {ROOT_ATTRIBUTE: metadata.to_json()}
+        replace_root(store, {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def replace_root(store: Path, document: dict[str, Any]) -> None:
+    """Put the root group's document in the place of what was there."""
+    replace_file(store / DOCUMENT, _as_bytes(document), "the store's metadata")
 
 
 def write_arrays(store: Path, metadata: StoreMetadata, num_rows: int, id_bytes: int) -> None:
@@ -58,7 +68,7 @@ def write_arrays(store: Path, metadata: StoreMetadata, num_rows: int, id_bytes: 
     )
 
 
-def check_array(store: Path, spec: ArraySpec, codec: Codec) -> tuple[int, ...]:
+def check_array(store: StorePath, spec: ArraySpec, codec: Codec) -> tuple[int, ...]:
     """The shape that an array's zarr.json gives, once it is sure that the array lies as the layout says.
 
     Attributes, and the length of the image and byte dimensions, are not compared.
@@ -89,8 +99,24 @@ def check_array(store: Path, spec: ArraySpec, codec: Codec) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _what_is_there(store: Path) -> str:
+def num_blocks(store: StorePath) -> int:
+    """Blocks that the arrays have room for, finished or not. Errors: `StoreDamagedError` as `check_array`."""
+    path = store / "num_regions" / DOCUMENT
+    document = _read_document(path)
+    try:
+        return -(-int(document["shape"][0]) // int(document["chunk_grid"]["configuration"]["chunk_shape"][0]))
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise StoreDamagedError(
+            f"array num_regions: {path} has no shape and chunk shape; restore the file from a copy"
+        ) from error
+
+
+def _what_is_there(store: StorePath) -> str:
     advice = "make one with 'butd detect' or 'butd store import'"
+    if isinstance(store, RemotePath):
+        return (
+            f"no region store at {store}: there is no {DOCUMENT}; is the address that of the store's folder?"
+        )
     if not store.exists():
         return f"no region store at {store}: there is no such folder; {advice}"
     if not store.is_dir():
@@ -98,7 +124,7 @@ def _what_is_there(store: Path) -> str:
     return f"no region store at {store}: the folder has no {DOCUMENT}; {advice}"
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: StorePath) -> dict[str, Any]:
     remedy = "restore the file from a copy"
     try:
         document = json.loads(path.read_bytes())

@@ -8,7 +8,6 @@ once). Files are read, not mapped, so that a bad disk gives a finding and not a 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,12 +18,13 @@ from store_schema.ledger import (
     BlockRecord,
     check_record,
     finished_blocks,
-    ledger_folder,
+    has_ledger,
     read_plan,
     read_record,
 )
 from store_schema.metadata import StoreMetadata
 from store_schema.records import Block, FileStamp
+from store_schema.remote import StorePath, file_bytes, file_size, store_path
 from store_schema.root import check_array, read_metadata
 from store_schema.shards import Bytes, checksum_holds, decode_index, file_stamp, index_bytes
 from store_schema.zarr_arrays import ZarrArrays
@@ -64,7 +64,7 @@ class Finding:
 class VerifyReport:
     """What a store holds and what is wrong with it."""
 
-    path: Path
+    path: StorePath
     full: bool
     findings: list[Finding] = field(default_factory=list)
     num_blocks: int = 0
@@ -84,7 +84,7 @@ class VerifyReport:
         return not self.findings
 
 
-def verify(path: str | Path, full: bool = False, track: Track = iter) -> VerifyReport:
+def verify(path: str | StorePath, full: bool = False, track: Track = iter) -> VerifyReport:
     """Check a store; also one that is being written, for the blocks that are finished.
 
     Args:
@@ -92,14 +92,14 @@ def verify(path: str | Path, full: bool = False, track: Track = iter) -> VerifyR
 
     Errors: `StoreNotFoundError` and, for another schema version, `StoreMismatchError`. All else is a finding.
     """
-    path = Path(path)
+    path = store_path(path)
     report = VerifyReport(path=path, full=full)
     try:
         metadata = read_metadata(path)
     except StoreDamagedError as error:
         report.findings.append(Finding(what=str(error)))
         return report
-    report.has_records = ledger_folder(path).is_dir()
+    report.has_records = has_ledger(path)
     findings = (
         _verify_records(path, metadata, report, track)
         if report.has_records
@@ -110,7 +110,7 @@ def verify(path: str | Path, full: bool = False, track: Track = iter) -> VerifyR
 
 
 def _verify_records(
-    path: Path, metadata: StoreMetadata, report: VerifyReport, track: Track
+    path: StorePath, metadata: StoreMetadata, report: VerifyReport, track: Track
 ) -> Iterator[Finding]:
     finished = finished_blocks(path)
     planned, plan_findings = _planned_blocks(path, metadata)
@@ -124,7 +124,7 @@ def _verify_records(
 
 
 def _verify_block(
-    path: Path,
+    path: StorePath,
     metadata: StoreMetadata,
     report: VerifyReport,
     planned: Block | None,
@@ -154,7 +154,7 @@ def _verify_block(
 
 
 def _verify_arrays(
-    path: Path, metadata: StoreMetadata, finished: list[int], planned: list[Block]
+    path: StorePath, metadata: StoreMetadata, finished: list[int], planned: list[Block]
 ) -> Iterator[Finding]:
     """Each array lies as the metadata says and is long enough for the finished blocks."""
     ends = [block.start_row + len(block.image_ids) for block in planned if block.index in set(finished)]
@@ -169,14 +169,16 @@ def _verify_arrays(
             yield Finding(array=spec.name, what=what)
 
 
-def _planned_blocks(path: Path, metadata: StoreMetadata) -> tuple[list[Block], list[Finding]]:
+def _planned_blocks(path: StorePath, metadata: StoreMetadata) -> tuple[list[Block], list[Finding]]:
     try:
         return read_plan(path, metadata.block_size), []
     except StoreDamagedError as error:
         return [], [Finding(what=str(error))]
 
 
-def _verify_files(path: Path, metadata: StoreMetadata, record: BlockRecord, full: bool) -> Iterator[Finding]:
+def _verify_files(
+    path: StorePath, metadata: StoreMetadata, record: BlockRecord, full: bool
+) -> Iterator[Finding]:
     """Sizes and the shard's index; with `full` every byte."""
     named = {name.split("/")[0] for name in record.receipt.files}
     for array in sorted(metadata.arrays().keys() - named):
@@ -184,7 +186,7 @@ def _verify_files(path: Path, metadata: StoreMetadata, record: BlockRecord, full
     for name, stamp in record.receipt.files.items():
         array = name.split("/")[0]
         try:
-            if (size := (path / name).stat().st_size) != stamp.num_bytes:
+            if (size := file_size(path / name)) != stamp.num_bytes:
                 yield Finding(
                     block=record.index,
                     array=array,
@@ -192,7 +194,7 @@ def _verify_files(path: Path, metadata: StoreMetadata, record: BlockRecord, full
                 )
             elif array == "features":
                 yield from _verify_shard(path / name, metadata, record, full)
-            elif full and not _is_committed(np.fromfile(path / name, np.uint8), stamp, metadata, array):
+            elif full and not _is_committed(file_bytes(path / name), stamp, metadata, array):
                 yield Finding(block=record.index, array=array, what=f"the bytes of {name} have changed")
         except FileNotFoundError:
             yield Finding(block=record.index, array=array, what=f"{name} is missing")
@@ -200,11 +202,14 @@ def _verify_files(path: Path, metadata: StoreMetadata, record: BlockRecord, full
             yield Finding(block=record.index, array=array, what=f"{name} cannot be read: {error.strerror}")
 
 
-def _verify_shard(file: Path, metadata: StoreMetadata, record: BlockRecord, full: bool) -> Iterator[Finding]:
+def _verify_shard(
+    file: StorePath, metadata: StoreMetadata, record: BlockRecord, full: bool
+) -> Iterator[Finding]:
     """The index; with `full` the whole file, and which pictures are hit where its bytes have changed."""
     spec = metadata.arrays()["features"]
     stamp = record.receipt.files[f"features/{file.name}"]
-    data = np.fromfile(file, np.uint8, offset=0 if full else max(0, stamp.num_bytes - index_bytes(spec)))
+    start = 0 if full else max(0, stamp.num_bytes - index_bytes(spec))
+    data = file_bytes(file, start, stamp.num_bytes - start)
     try:
         index = decode_index(data[-index_bytes(spec) :], stamp.num_bytes, spec, metadata.codec)
     except ValueError as error:
@@ -227,7 +232,7 @@ def _verify_shard(file: Path, metadata: StoreMetadata, record: BlockRecord, full
         yield Finding(
             block=record.index,
             array="features",
-            image_id=_name_of(file.parents[1], metadata, record, place),
+            image_id=_name_of(file.parent.parent, metadata, record, place),
             what=f"the bytes of row {record.start_row + place} have changed",
         )
     if not hit and file_stamp(data, spec, metadata.codec) != stamp:
@@ -243,7 +248,7 @@ def _is_committed(data: Bytes, stamp: FileStamp, metadata: StoreMetadata, array:
     return checksum_holds(data) and file_stamp(data, metadata.arrays()[array], metadata.codec) == stamp
 
 
-def _name_of(path: Path, metadata: StoreMetadata, record: BlockRecord, place: int) -> str | None:
+def _name_of(path: StorePath, metadata: StoreMetadata, record: BlockRecord, place: int) -> str | None:
     """A picture's identifier for a message, None where the identifiers are damaged themselves."""
     source = BlockFiles(path, metadata, {record.index: record}, "first", mmap=False)
     try:
@@ -346,7 +351,7 @@ def _verify_identifiers(source: BlockFiles, record: BlockRecord, planned: Block 
 
 
 def _verify_foreign(
-    path: Path, metadata: StoreMetadata, report: VerifyReport, track: Track
+    path: StorePath, metadata: StoreMetadata, report: VerifyReport, track: Track
 ) -> Iterator[Finding]:
     """A store without our records: the structure, and with `full` the values that zarr gives."""
     try:

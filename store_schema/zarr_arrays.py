@@ -4,7 +4,7 @@ Zarr tools that copy or rechunk a store keep its arrays and attributes but not o
 store has the same meaning; it is read about thirty times slower, and only Zarr's own checks apply.
 """
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 
 from store_schema.errors import StoreDamagedError
 from store_schema.metadata import StoreMetadata
+from store_schema.remote import RemotePath, StorePath, explained
 
 
 class ZarrArrays:
     """The same reads as `BlockFiles`, by zarr; a block is any stretch of rows as long as the block size."""
 
-    def __init__(self, store: Path, metadata: StoreMetadata) -> None:
+    def __init__(self, store: StorePath, metadata: StoreMetadata) -> None:
         """Open every array. Errors: `StoreDamagedError` where one is missing or has another shape or type."""
         import zarr
 
         self._store = store
         self._block_size = metadata.block_size
-        group = zarr.open_group(str(store), mode="r")
+        with explained(str(store)):
+            source = store.files.zarr_store() if isinstance(store, RemotePath) else str(store)
+            group = zarr.open_group(source, mode="r")
         self._arrays: dict[str, Any] = {}
         for spec in metadata.arrays().values():
             if (
@@ -31,7 +34,8 @@ class ZarrArrays:
             ):  # the same identifiers are in image_id_utf8, without unstable string types
                 continue
             try:
-                array: Any = group[spec.name]
+                with explained(str(store / spec.name)):
+                    array: Any = group[spec.name]
             except KeyError as error:
                 raise StoreDamagedError(
                     f"{store}: array {spec.name} is missing; restore it from a copy"
@@ -77,10 +81,14 @@ class ZarrArrays:
         for piece in self.pieces(block, place, num_regions):
             out[:num_regions] = piece
 
+    def ask(self, name: str, blocks: Iterable[int]) -> None:
+        """Nothing, as `will_need`."""
+
     def will_need(self, block: int, place: int) -> None:
         """Nothing: zarr has no way to ask ahead."""
 
     def _read(self, name: str, start: int, num_rows: int) -> NDArray[Any]:
-        values = np.asarray(self._arrays[name][start : start + num_rows])
+        with explained(str(self._store / name)):
+            values = np.asarray(self._arrays[name][start : start + num_rows])
         values.setflags(write=False)
         return values

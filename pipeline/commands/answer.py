@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.commands.store_place import store_place
 from store_schema.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", type=Path, help="a VQA run, checkpoint or model folder")
     add("question", nargs="?", help="the question, in words")
     add("images", type=Path, nargs="*", help="picture files or folders")
-    add("--store", type=Path, help="a store to take regions from instead")
+    add("--store", type=store_place, help="a store to take regions from instead")
     add("--ids", nargs="*", metavar="IMAGE_ID", help="with --store: these pictures (default: all)")
     add("--tables", type=Path, help="answer all questions of these tables instead")
     add("--split", help="with --tables: the questions of this split")

@@ -9,6 +9,7 @@ branch:  butd train vqa ... --resume runs/vqa --set training.lr=1e-4 --out runs/
 import argparse
 from pathlib import Path
 
+from pipeline.commands.store_place import store_place
 from store_schema.errors import UsageError
 
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", choices=["detector", "caption", "vqa"], help="what to train")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the data set's tables")
     parser.add_argument(
-        "--store", type=Path, help="region store; without it, vqa trains the question-only model"
+        "--store", type=store_place, help="region store; without it, vqa trains the question-only model"
     )
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument(

@@ -5,13 +5,14 @@ example: butd store info runs/regions.zarr
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
+
+from pipeline.commands.store_place import store_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd store info`."""
-    parser.add_argument("store", type=Path, help="the store's folder")
+    parser.add_argument("store", type=store_place, help="the store's folder or URL")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         "selection": dict(metadata.selection),
         "features' fingerprint": store.features_fingerprint,
         "content's fingerprint": store.fingerprint,
-        "bytes": sum(file.stat().st_size for file in options.store.rglob("*") if file.is_file()),
+        "bytes": store.num_bytes,
         "schema version": metadata.schema_version,
         "written by": ", ".join(
             f"{name} {version}"

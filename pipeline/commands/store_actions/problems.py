@@ -5,12 +5,13 @@ example: butd store problems runs/regions.zarr --json
 
 import argparse
 import json
-from pathlib import Path
+
+from pipeline.commands.store_place import store_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd store problems`."""
-    parser.add_argument("store", type=Path, help="the store's folder")
+    parser.add_argument("store", type=store_place, help="the store's folder or URL")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 

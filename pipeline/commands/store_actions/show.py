@@ -6,23 +6,29 @@ example: butd store show runs/regions.zarr s1-000000 --image runs/scenes/images/
 import argparse
 from pathlib import Path
 
+from pipeline.commands.store_place import store_place
 from store_schema.errors import InputNotFoundError, StoreMismatchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd store show`."""
-    parser.add_argument("store", type=Path, help="the store's folder")
+    parser.add_argument("store", type=store_place, help="the store's folder or URL")
     parser.add_argument("image_id", help="the picture's id in the store")
     parser.add_argument("--image", type=Path, help="the picture's file, to draw the regions on")
     parser.add_argument("--out", type=Path, default=Path("regions.png"), help="drawn picture (regions.png)")
+    parser.add_argument(
+        "--regions", type=int, default=8, help="draw so many, the surest labels first (default 8)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the regions; draw them where the picture is given."""
+    import numpy as np
+
     from pipeline.examples import region_labels
     from store_schema.reader import RegionStore
 
-    image_id, image, out = options.image_id, options.image, options.out
+    image_id, image, out, shown = options.image_id, options.image, options.out, options.regions
     if image is not None and not image.is_file():
         raise InputNotFoundError(f"--image {image}: there is no such file")
     store = RegionStore.open(options.store)
@@ -43,6 +49,13 @@ def run(options: argparse.Namespace) -> int:
                 f"{record.width} x {record.height}; is it another picture?"
             )
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw_regions(pixels, record.boxes, labels).save(out)
+        best = (
+            range(len(labels))
+            if record.object_scores is None
+            else np.argsort(-record.object_scores, kind="stable")
+        )
+        draw_regions(
+            pixels, record.boxes[list(best)], [labels[place] for place in best], max_regions=shown
+        ).save(out)
         print(f"drawn: {out}")
     return 0
