@@ -69,6 +69,8 @@ def learning_rate(config: TrainingConfig, step: int, total_steps: int, steps_per
             left = (1 - progress) ** config.poly_power
         case "step":
             return config.lr * config.decay_factor ** _num_decays(config, step, steps_per_epoch)
+        case "exponential":
+            return float(config.lr * config.decay_factor ** (step - warmup_steps))
     return config.final_lr + (config.lr - config.final_lr) * left
 
 

@@ -156,19 +156,22 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
 
 
-def list_runs(folder: Path) -> "pd.DataFrame":
-    """One row for each run in a folder, by name.
+def list_runs(*paths: Path) -> "pd.DataFrame":
+    """One row for each run at or directly in the given folders, in their order, then by name.
 
-    Columns: name, task, status (running, finished, stopped, interrupted, failed, killed, new), step, epoch,
-    metric, best (value), best_step, seconds (of training), parent (checkpoint, or empty), changes (against the
-    parent), started. A folder that cannot be read as a run is left out.
+    Columns: name, path, task, status (running, finished, stopped, interrupted, failed, killed, damaged, new), step,
+    epoch, metric, best (value), best_step, seconds (of training), parent (checkpoint, or empty), changes (against
+    the parent), started. What is no run is left out.
     """
     import pandas as pd
 
-    if not folder.is_dir():
-        raise InputNotFoundError(f"there is no folder of runs {folder}")
-    rows = [_describe_run(path.parent) for path in sorted(folder.glob("*/run.json"))]
-    columns = ["name", "task", "status", "step", "epoch", "metric", "best", "best_step", "seconds"]
+    rows = []
+    for path in paths:
+        if not path.is_dir():
+            raise InputNotFoundError(f"there is no run or folder of runs {path}")
+        inside = sorted(info.parent for info in path.glob("*/run.json"))
+        rows += [_describe_run(run) for run in ([path] if (path / "run.json").is_file() else inside)]
+    columns = ["name", "path", "task", "status", "step", "epoch", "metric", "best", "best_step", "seconds"]
     return pd.DataFrame(rows, columns=[*columns, "parent", "changes", "started"])
 
 
@@ -198,7 +201,8 @@ def _describe_run(path: Path) -> dict[str, Any]:
     info = _read_json_object(path / "run.json")
     sessions = info.get("sessions") or [{}]
     row: dict[str, Any] = {
-        "name": path.name,
+        "name": path.resolve().name,
+        "path": str(path),
         "task": info.get("task", ""),
         "status": sessions[-1].get("status", "killed"),
         "step": 0,

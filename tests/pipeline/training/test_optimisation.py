@@ -44,6 +44,36 @@ def test_step_decays_at_named_steps_or_at_ends_of_epochs() -> None:
     assert rates(by_epochs) == pytest.approx([1.0] * 5 + [0.8] * 5)
 
 
+def test_exponential_decays_at_every_step_after_the_warm_up() -> None:
+    config = TrainingConfig(lr=1.0, schedule="exponential", decay_factor=0.9, warmup=2)
+    assert rates(config) == pytest.approx([0.5, 1.0, *(0.9**step for step in range(8))])
+
+
+PUBLISHED = {
+    "self-critical.pytorch: Adam, x0.8 every 3 epochs": (
+        TrainingConfig(optimizer="adam", lr=5e-4, schedule="step", decay_every_epochs=3, decay_factor=0.8),
+        {0: 5e-4, 2999: 5e-4, 3000: 4e-4, 6000: 3.2e-4, 29999: 5e-4 * 0.8**9},
+    ),
+    "Up-Down-Captioner: SGD, polynomial to 0 over 60,000 steps": (
+        TrainingConfig(optimizer="sgd", lr=0.01, schedule="poly", poly_power=1.0, momentum=0.9),
+        {0: 0.01, 15_000: 0.0075, 30_000: 0.005, 59_999: 0.01 / 60_000},
+    ),
+    "Up-Down-Captioner, self-critical: exponential": (
+        TrainingConfig(optimizer="sgd", lr=0.001, schedule="exponential", decay_factor=0.99975),
+        {0: 0.001, 1: 0.00099975, 1000: 0.001 * 0.99975**1000},
+    ),
+    "Adamax at one rate": (TrainingConfig(optimizer="adamax", lr=2e-3), {0: 2e-3, 59_999: 2e-3}),
+}
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_rates_of_published_recipes(recipe: str) -> None:
+    """With 1,000 steps an epoch, 60,000 in all. Sources: PUBLISHED of the shared data, captioning."""
+    config, expected = PUBLISHED[recipe]
+    found = {step: learning_rate(config, step, 60_000, 1000) for step in expected}
+    assert found == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 
 from pipeline.config import load_config, read_toml
 from pipeline.training.config import TrainingConfig
+from pipeline.training.run_plot import plot_runs
 from pipeline.training.runs import list_runs, read_metrics, software_versions
-from store_schema.errors import InputNotFoundError
+from store_schema.errors import InputNotFoundError, UsageError
 from tests.pipeline.training.tiny_task import TinyConfig, run_tiny
 
 
@@ -31,10 +34,38 @@ def test_runs_are_listed_with_their_best_their_parent_and_what_changed(tmp_path:
 
 def test_an_empty_folder_has_an_empty_table_and_a_missing_one_is_refused(tmp_path: Path) -> None:
     assert len(list_runs(tmp_path)) == 0
-    with pytest.raises(InputNotFoundError, match="no folder of runs"):
+    with pytest.raises(InputNotFoundError, match="no run or folder of runs"):
         list_runs(tmp_path / "absent")
     with pytest.raises(InputNotFoundError, match="is not a run"):
         read_metrics(tmp_path, "train")
+
+
+def test_runs_are_named_one_by_one_or_by_their_folder(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        run_tiny(tmp_path / "runs" / name, "epochs=1")
+    runs = tmp_path / "runs"
+    assert list_runs(runs)["name"].tolist() == ["a", "b", "c"]
+    some = list_runs(runs / "c", runs / "a")
+    assert some["name"].tolist() == ["c", "a"]
+    assert some["path"].tolist() == [str(runs / "c"), str(runs / "a")]
+
+
+def test_a_plot_shows_loss_and_metric_of_every_run_that_has_logged(tmp_path: Path) -> None:
+    """As SVG, whose text can be read."""
+    run_tiny(tmp_path / "quick", "lr=0.05")
+    run_tiny(tmp_path / "slow", "lr=0.001")
+    shutil.copytree(tmp_path / "slow", tmp_path / "silent")
+    (tmp_path / "silent" / "metrics.jsonl").unlink()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        assert plot_runs([tmp_path], tmp_path / "new" / "runs.svg") == 2
+    drawn = (tmp_path / "new" / "runs.svg").read_text()
+    assert all(f">{text}<" in drawn for text in ("quick", "slow", "tiny", "training loss", "fit", "step"))
+    assert "silent" not in drawn
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["runs.svg"]
+    with pytest.raises(UsageError, match=r"expected a name that ends with \.png"):
+        plot_runs([tmp_path], tmp_path / "runs.tiff")
+    with pytest.raises(UsageError, match="has logged anything yet"):
+        plot_runs([tmp_path / "silent"], tmp_path / "runs.png")
 
 
 def test_a_damaged_run_is_listed_as_such(tmp_path: Path) -> None:

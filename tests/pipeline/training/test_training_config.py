@@ -21,6 +21,7 @@ from store_schema.errors import ConfigError
         ({"schedule": "step"}, "needs either"),
         ({"schedule": "step", "decay_steps": (3,), "decay_every_epochs": 2}, "needs either"),
         ({"schedule": "step", "decay_steps": (7, 3)}, "expected rising steps"),
+        ({"schedule": "exponential"}, r"decay_factor is 0\.1; .* applies to every step"),
         ({"schedule": "cosine", "final_lr": 1.0}, "above"),
         ({"momentum": 0.5}, "momentum has no effect with training.optimizer 'adamw'; it belongs to 'sgd'"),
         ({"optimizer": "sgd", "betas": (0.5, 0.9)}, "betas has no effect"),
