@@ -39,11 +39,18 @@ def ratios(runs: list[dict[str, Any]], control: Sequence[float], batch_size: int
     for rival in ("per sample", "whole batch", "npz files"):
         name = rival.replace(" ", "_")
         result[f"workers_1_to_dataloader_1_{name}"] = rate("ours", 1, f"DataLoader, {rival}", 1)
+        if ("ours", DEFAULT_WORKERS) in entries:
+            result[f"defaults_to_dataloader_1_{name}"] = rate(
+                "ours", DEFAULT_WORKERS, f"DataLoader, {rival}", 1
+            )
     for way, workers in entries:
         if way == "ours" and workers:
             result[f"workers_{workers}_to_workers_0"] = rate("ours", workers, "ours", 0)
-    over = statistics.median(entries["ours", DEFAULT_WORKERS]["over_sleeping_step_ms"])
-    result["over_sleeping_step_with_defaults"] = round(over / STEP_MS, 4)
+        if way == "ours" and workers:
+            over = statistics.median(entries[way, workers]["over_sleeping_step_ms"])
+            result[f"over_sleeping_step_workers_{workers}"] = round(over / STEP_MS, 4)
+            if workers == DEFAULT_WORKERS:
+                result["over_sleeping_step_with_defaults"] = result[f"over_sleeping_step_workers_{workers}"]
     result["over_sleeping_step_beside_a_copying_process"] = round(statistics.median(control) / STEP_MS, 4)
     return result
 

@@ -28,8 +28,9 @@ __all__ = ["DEFAULT_WORKERS", "LoadedBatch", "Loader", "LoaderError", "RegionBat
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_WORKERS = 1
-"""One process reads faster than any model here learns, and hides the reading behind the step; docs/loading.md."""
+DEFAULT_WORKERS = 2
+"""One hides warm reading behind most steps; the second brings cold pages to the disk's speed, and slack where a large
+batch takes one worker nearly a whole step. What each brings: docs/loading.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

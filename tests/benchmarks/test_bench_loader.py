@@ -18,7 +18,8 @@ def test_a_tiny_run_fills_table_ratios_and_plot(tmp_path: Path) -> None:
     setting = Setting(num_images=64, batch_sizes=(8,), workers=(0, 1), rounds=1, num_steps=2, cold_gb=0.02)
     result = run(setting, tmp_path)
     assert {(entry["way"], entry["workers"]) for entry in result["runs"]} >= {
-        ("memcpy, one place", 0), ("memcpy, new places", 0), ("ours", 0), ("ours", 1), ("ours, zstd store", 1), ("DataLoader, npz files", 1),
+        ("memcpy, one place", 0), ("memcpy, new places", 0), ("ours", 0), ("ours", 1), ("ours, zstd store", 1),
+        ("DataLoader, npz files", 1),
     }  # fmt: skip
     assert all(value > 0 for name, value in result["ratios"][8].items() if "over" not in name)
     assert set(result["cold"]["ratios_to_preadv"]) == {

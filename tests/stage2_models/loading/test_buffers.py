@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from stage2_models.loading.buffers import SlotLayout, SlotPool, map_slots
 from stage2_models.loading.memory import available_bytes
+from store_schema.errors import UsageError
 
 LAYOUT = SlotLayout(batch_size=3, max_regions=4, feature_dim=5, feature_dtype="float16")
 
@@ -123,6 +125,18 @@ def test_a_slot_is_not_free_while_the_device_may_read_it() -> None:
     pool.wait_for_device()
     assert fences[1].done
     assert pool.num_leased() == 0
+
+
+def test_shared_memory_that_the_system_refuses_is_said_in_words() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(
+            UsageError, match=r"refuses shared memory for 2 buffers .* smaller batch size or fewer workers"
+        ):
+            SlotPool(LAYOUT, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_available_memory_is_at_most_the_machine_has() -> None:

@@ -1,9 +1,12 @@
 """Workers that die, fail, are signalled, or outlive their parent: real processes, real signals."""
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,8 @@ import numpy as np
 import pytest
 
 from stage2_models.loader import Loader, LoaderError, build_loader
-from stage2_models.loading.ring import WorkerTraceback
+from stage2_models.loading import ring
+from stage2_models.loading.ring import COPY_PAST_THE_CACHE, WorkerTraceback
 from store_schema.errors import StoreDamagedError
 from store_schema.reader import RegionStore
 
@@ -33,7 +37,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 
 
 def features_file(store: RegionStore, block: int) -> Path:
-    return store.path / "features" / f"c.{block}.0.0"
+    return Path(str(store.path)) / "features" / f"c.{block}.0.0"
 
 
 def alive(pid: int) -> bool:
@@ -74,6 +78,53 @@ def test_workers_do_not_import_torch(store: RegionStore) -> None:
             maps = Path(f"/proc/{pid}/maps").read_text()
             assert "numpy" in maps
             assert "torch" not in maps
+
+
+def test_workers_copy_past_the_cache_and_keep_the_users_own_tunables(
+    store: RegionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=3")
+    with two_workers(store) as loader:
+        next(loader.epoch(0))
+        # glibc cuts the variable at its colons, in place, while it reads it
+        environment = Path(f"/proc/{loader.worker_pids[0]}/environ").read_bytes().replace(b"\0", b":")
+    assert f"GLIBC_TUNABLES=glibc.malloc.tcache_count=3:{COPY_PAST_THE_CACHE}".encode() in environment
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.tcache_count=3"
+
+
+def test_each_slot_is_touched_by_one_worker_only(store: RegionStore) -> None:
+    """Shared memory counts in every process that touched it: with all in all, four workers would count it five
+    times."""
+    with build_loader(store, np.tile(store.all_rows, 20), batch_size=64, seed=1, workers=2) as loader:
+        for epoch in range(3):
+            for _ in loader.epoch(epoch):
+                pass
+        touched = sum(shared_bytes(pid) for pid in loader.worker_pids)
+    batch = store.read_rows(store.all_rows[:64])
+    batch_bytes = batch.features.nbytes + batch.boxes.nbytes + 64 * 24
+    assert 3 * batch_bytes < touched < 7 * (batch_bytes + 2 * 4096), "seven slots in all"
+
+
+def shared_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssShmem:"))
+
+
+def test_a_worker_that_hangs_is_told_of_and_may_go_on(
+    store: RegionStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ring, "PATIENCE_SECONDS", 0.1)
+    with build_loader(store, store.all_rows, batch_size=4, seed=1, workers=1) as loader:
+        batches = loader.epoch(0)
+        next(batches)
+        (pid,) = loader.worker_pids
+        os.kill(pid, signal.SIGSTOP)
+        waker = threading.Timer(1.0, os.kill, (pid, signal.SIGCONT))
+        waker.start()
+        with caplog.at_level(logging.WARNING):
+            assert len(list(batches)) == len(loader) - 1
+        waker.join()
+    assert re.search(rf"waiting for batch \d+ for more than .* stuck.*\[{pid}\]", caplog.text)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -161,7 +212,8 @@ def test_a_file_cut_short_while_it_is_read_is_explained(own_store: RegionStore) 
 
 def test_a_store_that_is_gone_when_the_workers_start_is_an_error(own_store: RegionStore) -> None:
     loader = two_workers(own_store)
-    own_store.path.rename(own_store.path.with_name("moved"))
+    path = Path(str(own_store.path))
+    path.rename(path.with_name("moved"))
     with pytest.raises(LoaderError, match="the store cannot be opened: StoreNotFoundError"):
         list(loader.epoch(0))
 
