@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.baselines import answer_baseline, caption_baselines, truth_of_captions
+from pipeline.caption_results import java_scores, name_as_published
 from pipeline.result_files import vqa_results
 from pipeline.trained_models import TrainedModel, find_models
 from store_schema.errors import StoreMismatchError, UsageError
 from store_schema.reader import RegionStore
+from store_schema.remote import StorePath
 from store_schema.tables import has_table, read_table
 
 if TYPE_CHECKING:
@@ -37,11 +39,13 @@ class EvaluationSettings:
 
     tables: Path
     out: Path
-    stores: Sequence[Path] = ()
+    stores: Sequence[StorePath] = ()
     images_root: Path | None = None
     split: str = "auto"
     """A split of the tables; "auto": test if there is one, else val, else everything."""
     beam_size: int = 1
+    java_metrics: tuple[str, ...] = ()
+    """"meteor", "spice": of captions, by the official Java programs."""
     num_examples: int = 12
     boxes: str | None = None
     """For models trained on given boxes: what gives boxes, where a store has to be made."""
@@ -96,7 +100,7 @@ def evaluate(path: Path, settings: EvaluationSettings) -> dict[str, Any]:
     scored["seconds"] = {"evaluate": round(time.monotonic() - started, 2)}
     report: dict[str, Any] = _without_nan(scored)
     settings.out.mkdir(parents=True, exist_ok=True)
-    _write_predictions(done, settings.out)
+    _write_predictions(done, settings.tables, settings.out)
     from pipeline.examples import write_examples
 
     write_examples(done, settings, split)
@@ -152,6 +156,8 @@ class _Stores:
 
     def of(self, model: TrainedModel) -> RegionStore:
         """The store for a model; stage one runs where there is none."""
+        if model.info["features_fingerprint"] is None:
+            return self._of_converted(model)
         features = str(model.info["features_fingerprint"])
         if features not in self.by_features:
             from pipeline.extraction import make_store, spec_named_by
@@ -164,6 +170,17 @@ class _Stores:
             )
             self.by_features[features] = RegionStore.open(path)
         return self.by_features[features]
+
+    def _of_converted(self, model: TrainedModel) -> RegionStore:
+        """The one given store whose features have the model's size: which they are, only its user knows."""
+        size = model.info["feature_dim"]
+        fitting = [store for store in self.by_features.values() if store.metadata.feature_dim == size]
+        if len(fitting) != 1:
+            raise UsageError(
+                f"{model.name} was converted and does not say which features it reads, only that they have {size} "
+                f"numbers; {len(fitting)} of the given stores have such: name one store of its detector with --store"
+            )
+        return fitting[0]
 
 
 def _score_detector(model: TrainedModel, settings: EvaluationSettings, split: str) -> dict[str, float] | None:
@@ -261,7 +278,8 @@ def _report(
 def _caption_scores(done: Evaluated, role: str, settings: EvaluationSettings) -> dict[str, Any]:
     model, result, _ = done.captions[role]
     words = {image_id: caption.words for image_id, caption in result.captions.items()}
-    return {"model": model.title, **result.metrics(), **truth_of_captions(words, settings.tables)}
+    scores = {"model": model.title, **result.metrics(), **truth_of_captions(words, settings.tables)}
+    return scores | java_scores(settings.java_metrics, words, result.references)
 
 
 def _vqa_scores(done: Evaluated, tables: Path) -> dict[str, Any]:
@@ -306,15 +324,13 @@ def _baselines(
     return baselines
 
 
-def _write_predictions(done: Evaluated, out: Path) -> None:
+def _write_predictions(done: Evaluated, tables: Path, out: Path) -> None:
     """Every caption and answer, in the form of COCO's and VQA's result files."""
     folder = out / "predictions"
     folder.mkdir(exist_ok=True)
     for role, (_, captions, _) in done.captions.items():
-        rows = [
-            {"image_id": image_id, "caption": caption.text} for image_id, caption in captions.captions.items()
-        ]
-        write_json(folder / f"captions-{role}.json", rows)
+        texts = {image_id: caption.text for image_id, caption in captions.captions.items()}
+        write_json(folder / f"captions-{role}.json", name_as_published(texts, tables))
     for role, (_, answers, _) in done.answers.items():
         write_json(folder / f"answers-{role}.json", vqa_results(answers.predictions))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from stage2_models.caption_data import EncodedCaptions, read_in_order
+from stage2_models.caption_data import EncodedCaptions, Words, read_in_order
 from stage2_models.caption_metrics import CaptionScores, score_captions
 from stage2_models.captioner import Captioner
 from stage2_models.decoding import DecodingConfig, GeneratedCaption, decode
@@ -15,9 +15,11 @@ from store_schema.reader import RegionStore
 
 @dataclass(frozen=True)
 class CaptionEvaluation:
-    """captions: one a picture, by image_id. token_loss: nats a token, eos included, over all references."""
+    """captions: one a picture, by image_id. references: what they were judged by. token_loss: nats a token, eos
+    included, over all references."""
 
     captions: dict[str, GeneratedCaption]
+    references: dict[str, tuple[Words, ...]]
     scores: CaptionScores
     token_loss: float
 
@@ -56,5 +58,6 @@ def evaluate_captions(
         num_tokens += len(tokens.targets)
     model.train(was_training)
     written = {image_id: caption.words for image_id, caption in captions.items()}
-    scores = score_captions(written, encoded.captions.references())
-    return CaptionEvaluation(captions, scores, loss.item() / num_tokens)
+    references = encoded.captions.references()
+    scores = score_captions(written, references)
+    return CaptionEvaluation(captions, references, scores, loss.item() / num_tokens)

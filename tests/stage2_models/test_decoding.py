@@ -70,6 +70,34 @@ def test_a_beam_wide_enough_finds_the_best_of_all_captions(seed: int) -> None:
         assert found.scores[picture, 0].item() == pytest.approx(scores[best], abs=1e-4)
 
 
+@pytest.mark.parametrize("length_penalty", ["avg", "wu_0.7", "wu_-0.5"])
+def test_the_n_best_of_a_wide_beam_are_those_of_all_captions_under_a_length_penalty(
+    length_penalty: str,
+) -> None:
+    """Two words and the end at most, so that a beam of all words keeps every caption."""
+    model, regions, length = _model(3), _regions([4, 2]), 2
+    config = DecodingConfig(beam_size=7, num_captions=4, max_length=length, length_penalty=length_penalty)
+    found = decode(model, model.encode(regions), VOCABULARY, config)
+    words = VOCABULARY.encode(["a", "b", "c"])
+    for picture, captions in enumerate(found.all_captions(VOCABULARY)):
+        scores = {}
+        for size in range(length + 1):
+            for caption in itertools.product(words, repeat=size):
+                tokens = min(size + 1, length)
+                divisor = {
+                    "avg": tokens,
+                    "wu_0.7": ((5 + tokens) / 6) ** 0.7,
+                    "wu_-0.5": ((5 + tokens) / 6) ** -0.5,
+                }
+                log_prob = _log_prob(model, _one(regions, picture), caption, ends=size < length)
+                scores[tuple(VOCABULARY.words[i] for i in caption)] = log_prob / divisor[length_penalty]
+        best = sorted(scores, key=lambda caption: -scores[caption])[:4]
+        assert [caption.words for caption in captions] == best
+        assert [caption.score for caption in captions] == pytest.approx(
+            [scores[words] for words in best], abs=1e-4
+        )
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_beam_of_one_is_greedy(seed: int) -> None:
     model, regions = _model(seed), _regions([4, 2, 0])
