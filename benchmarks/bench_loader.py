@@ -131,7 +131,7 @@ def run(setting: Setting, folder: Path) -> dict[str, Any]:
 
 def measure_rounds(ways: list[Way], batch_size: int, setting: Setting) -> list[dict[str, Any]]:
     """Measure every way once a round, after a first round that starts processes and touches pages."""
-    results = {
+    results: dict[str, dict[str, Any]] = {
         way.key: {
             "way": way.name, "workers": way.workers, "batch_size": batch_size,
             "images_per_second": [], "over_sleeping_step_ms": [], "over_python_step_ms": [],
