@@ -8,7 +8,6 @@ under the same paths, and have this package installed.
 
 import importlib
 import logging
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker, wait
+from distributed import Client, Future, LocalCluster, get_worker, wait
 from distributed.scheduler import KilledWorker
 
 from stage1_detect.block_task import BlockResult, BlockTask, run_block
 from stage1_detect.careful import run_carefully
+from stage1_detect.worker_plugin import LeaveInterruptsToTheDriver
 from store_schema.errors import ButdError, InputNotFoundError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ _LOCAL_SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,
     # A worker that does not answer (a machine that hangs) loses its block after this time; dask: 5 minutes.
     "distributed.scheduler.worker-ttl": "60s",
+    # dask gives a worker up for good that is not back after 15 seconds, and to load torch may take as long.
+    "distributed.deploy.lost-worker-timeout": "1 hour",
 }
 _CAREFUL_ROUNDS = 5
 _CONNECT_SECONDS = 10
@@ -61,8 +63,6 @@ def open_client(scheduler: str, num_workers: int, worker_memory: str = "auto") -
             cluster = stack.enter_context(_start_cluster(scheduler, num_workers, worker_memory))
             client = Client(cluster)  # type: ignore[no-untyped-call]  # distributed is typed in part, here and below
         stack.callback(client.close, timeout=5)
-        if scheduler in ("processes", "cuda"):
-            client.register_plugin(_LeaveInterruptsToTheDriver())
         yield client
 
 
@@ -228,7 +228,9 @@ def _start_cluster(scheduler: str, num_workers: int, worker_memory: str) -> Iter
             raise UsageError(
                 "--scheduler cuda needs dask-cuda: install it beside the CUDA build of torch"
             ) from error
-        with dask_cuda.LocalCUDACluster(host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        with dask_cuda.LocalCUDACluster(
+            host="127.0.0.1", dashboard_address="127.0.0.1:0", plugins=[LeaveInterruptsToTheDriver()]
+        ) as cluster:
             yield cluster
     else:
         with LocalCluster(  # type: ignore[no-untyped-call]
@@ -237,13 +239,6 @@ def _start_cluster(scheduler: str, num_workers: int, worker_memory: str) -> Iter
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=worker_memory,
+            plugins=[LeaveInterruptsToTheDriver()],
         ) as cluster:
             yield cluster
-
-
-class _LeaveInterruptsToTheDriver(WorkerPlugin):
-    """Ctrl-C reaches every process of a terminal, and only the driver may decide what it means."""
-
-    def setup(self, worker: object) -> None:
-        """Runs in the worker's main thread when it starts, also after a restart."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

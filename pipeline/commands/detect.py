@@ -1,6 +1,8 @@
 """Stage one: k regions of every picture, each with feature, box, object and attribute, into a store.
 
-Stopped by Ctrl-C, a signal or kill -9, the same command goes on where it stopped.
+Pictures: folders, files, a data set's tables, a quoted pattern with wildcards, a tar (WebDataset), a Parquet file
+with a column of bytes. Stopped by Ctrl-C, a signal or kill -9, the same command goes on where it stopped; on a folder
+that has grown it does what is new. docs/detect.md says more.
 
 example: butd detect runs/scenes --weights runs/detector --store runs/regions.zarr --regions 12
          butd detect photos/ --weights runs/detector --store runs/photos.zarr --min-regions 10 --max-regions 100
@@ -8,19 +10,22 @@ example: butd detect runs/scenes --weights runs/detector --store runs/regions.za
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store_schema.errors import UsageError
 
 if TYPE_CHECKING:
+    from stage1_detect.jobs import JobConfig, JobSummary
+    from stage1_detect.sources import ImageSource
     from stage1_detect.spec import ExtractorSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd detect`."""
     add = parser.add_argument
-    add("images", type=Path, nargs="+", help="folders, picture files, or a data set's tables")
+    add("images", type=Path, nargs="+", help="folders, tables, patterns, archives or picture files")
     add(
         "--weights",
         required=True,
@@ -50,8 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", help="of the tables: only this split")
     add("--images-root", type=Path, help="where the tables' paths start (default: the tables)")
     add("--device", default="cpu", help="auto, cpu or cuda (default cpu)")
-    add("--scheduler", choices=["sync", "threads", "processes"], default="threads", help="of dask (threads)")
-    add("--num-workers", type=int, default=0, help="blocks at once (default 0: one a core, at most 4)")
+    add(
+        "--scheduler",
+        default="auto",
+        help="sync or threads: in this process; processes: a dask cluster of this machine (auto: the default, where "
+        "there is work enough); tcp://HOST:PORT: a running one; slurm, pbs: jobs of a queue; cuda: one worker a GPU",
+    )
+    add(
+        "--num-workers",
+        type=int,
+        default=0,
+        help="blocks at once, or jobs of the queue (default 0: one a core)",
+    )
+    add(
+        "--torch-threads",
+        type=int,
+        default=0,
+        help="threads of an operation (default 0: cores / workers here, 1 on other machines)",
+    )
     add("--batch-size", type=int, default=16, help="pictures the network sees at once (default 16)")
     add("--block-size", type=int, default=256, help="pictures in a block of a new store (default 256)")
     add(
@@ -60,46 +81,131 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float16",
         help="of stored features (default float16)",
     )
-    add("--dry-run", action="store_true", help="say what would be done, and how large it would be")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, how large it would be, and how long it takes",
+    )
+    add(
+        "--refresh",
+        type=Path,
+        metavar="OLD",
+        help="begin the new store with what the old one has of pictures that have not changed",
+    )
+    add("--retry-problems", action="store_true", help="try all quarantined pictures again")
+    add(
+        "--verify",
+        action="store_true",
+        help="read the finished store through, and say in the end whether it is whole",
+    )
     add("--strict", action="store_true", help="exit code 1 where a picture could not be read")
 
 
 def run(options: argparse.Namespace) -> int:
     """Extract and say what was done; quarantined pictures are counted in the last line."""
-    from stage1_detect.jobs import JobConfig, detect_to_store, plan_job
+    from stage1_detect.jobs import JobConfig, detect_to_store
     from stage1_detect.sources import find_images
 
     spec = _spec(options)
     config = JobConfig(
         scheduler=options.scheduler,
         num_workers=options.num_workers,
+        torch_threads=options.torch_threads,
         batch_size=options.batch_size,
         block_size=options.block_size,
         feature_dtype=options.dtype,
+        retry_problems=options.retry_problems,
     )
     source = options.images[0] if len(options.images) == 1 else options.images
     sources = find_images(source, root=options.images_root, split=options.split)
     if options.dry_run:
-        plan = plan_job(sources, options.store, spec, config)
-        print(
-            f"{plan.pictures:,} pictures, {plan.done_before:,} of them done; {plan.blocks:,} blocks to write, "
-            f"at most {plan.num_bytes / 1e6:,.1f} MB"
-        )
+        _say_what_would_be_done(sources, options, spec, config)
         return 0
+    if options.refresh is not None:
+        from stage1_detect.refresh import begin_refreshed_store
+
+        changed = begin_refreshed_store(sources, options.refresh, options.store)
+        print(f"{options.store}: taken over from {options.refresh}, without {changed:,} changed pictures")
     summary = detect_to_store(sources, options.store, spec, config)
-    unreadable = _unreadable(options.store, {source.image_id for source in sources})
+    return _say_what_was_done(summary, options, {source.image_id for source in sources})
+
+
+def _say_what_would_be_done(
+    sources: "list[ImageSource]", options: argparse.Namespace, spec: "ExtractorSpec", config: "JobConfig"
+) -> None:
+    from stage1_detect.jobs import plan_job
+
+    plan = plan_job(sources, options.refresh or options.store, spec, config)
+    retried = f" ({plan.retried:,} tried again)" if plan.retried else ""
+    print(
+        f"{plan.pictures:,} pictures, {plan.done_before:,} of them done{retried}; {plan.blocks:,} blocks to write, "
+        f"at most {plan.num_bytes / 1e6:,.1f} MB"
+    )
+    _name_changed(plan.changed, options)
+    if not plan.to_do:
+        return
+    from stage1_detect.trial import seconds_per_picture
+
+    config = config.for_blocks(-(-len(sources) // config.block_size))
+    seconds = seconds_per_picture(
+        plan.to_do, spec, torch_threads=config.threads_per_block, batch_size=config.batch_size
+    )
+    if seconds is None:
+        print("time: none of the pictures that were tried can be read")
+        return
+    workers = min(config.workers, plan.blocks)
+    print(
+        f"time: about {_duration(seconds * len(plan.to_do) / workers)} on {workers} workers, from a trial here "
+        f"({seconds:.3f} s a picture and worker)"
+    )
+
+
+def _say_what_was_done(summary: "JobSummary", options: argparse.Namespace, image_ids: set[str]) -> int:
+    unreadable = _unreadable(options.store, image_ids)
+    before = f"{summary.done_before:,} before"
+    before += f", {summary.retried:,} tried again" if summary.retried else ""
     short = f", {summary.short:,} with fewer than asked for" if summary.short else ""
     print(
-        f"{options.store}: {summary.processed:,} pictures done ({summary.done_before:,} before), "
+        f"{options.store}: {summary.processed:,} pictures done ({before}), "
         f"{summary.regions:,} regions{short}, {unreadable:,} pictures unreadable, "
         f"{summary.images_per_second:.1f} images/s"
     )
     if unreadable:
         print(f"the reasons: butd store problems {options.store}")
+    _name_changed(summary.changed, options)
     if summary.stopped_by is not None:
         print(f"stopped by {summary.stopped_by} after a whole block; the same command goes on")
         return 130 if summary.stopped_by == "SIGINT" else 75
+    if options.verify and not _is_whole(options.store):
+        return 1
     return 1 if options.strict and unreadable else 0
+
+
+def _name_changed(changed: Mapping[str, str], options: argparse.Namespace) -> None:
+    """Pictures of the store whose file is another by now: the first few, and what to do."""
+    if not changed:
+        return
+    named = "; ".join(f"{image_id!r}: {what}" for image_id, what in list(changed.items())[:3])
+    more = " ..." if len(changed) > 3 else ""
+    print(f"{len(changed):,} pictures have changed since the store has them ({named}{more})")
+    if options.refresh is None:
+        print(f"for a new store with them: the same command with --store NEW --refresh {options.store}")
+
+
+def _is_whole(store: Path) -> bool:
+    from store_schema.verify import verify
+
+    report = verify(store, full=True)
+    for finding in report.findings[:10]:
+        print(finding)
+    print(f"verified: {'whole' if report.ok else 'NOT whole, see butd store verify'}")
+    return report.ok
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _unreadable(store: Path, image_ids: set[str]) -> int:
