@@ -107,7 +107,7 @@ def _merged_metadata(
         attribute_names=tuple(names["attribute"]),
         feature_dtype=options.feature_dtype or first.feature_dtype,
         codec=options.codec or first.codec,
-        block_size=options.block_size or first.block_size,
+        block_size=first.block_size if options.block_size is None else options.block_size,
     ), label_maps
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from store_schema.copy_plan import CopiedBlock, CopyOptions, CopyPlan, Source, plan_copy
-from store_schema.durable import flush_folders
+from store_schema.durable import flush_folders, make_folder
 from store_schema.errors import StoreDamagedError, StoreError, UsageError
 from store_schema.ledger import (
     LEDGER,
@@ -33,6 +33,7 @@ from store_schema.ledger import (
 )
 from store_schema.reader import RegionStore
 from store_schema.records import Block, FileStamp, ImageRecord, Problem, Receipt
+from store_schema.remote import StorePath, store_path
 from store_schema.root import write_root
 from store_schema.verify import Track
 from store_schema.writer import write_block, write_descriptions
@@ -55,7 +56,7 @@ class CopyReport:
 
 
 def copy_stores(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | StorePath],
     destination: str | Path,
     options: CopyOptions | None = None,
     *,
@@ -73,20 +74,21 @@ def copy_stores(
     `StoreDamagedError` naming picture or file. After an error nothing is left behind.
     """
     destination = Path(destination)
-    _check_destination(destination, sources)
-    stores = [RegionStore.open(source) for source in sources]
+    places = [store_path(source) for source in sources]
+    _check_destination(destination, places)
+    stores = [RegionStore.open(place) for place in places]
     plan = plan_copy(stores, options or CopyOptions())
     if not dry_run:
         _build(stores, plan, destination, track)
     return _report(stores, plan)
 
 
-def _check_destination(destination: Path, sources: Sequence[str | Path]) -> None:
+def _check_destination(destination: Path, sources: Sequence[StorePath]) -> None:
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise UsageError(f"{destination} is there already; a copy makes a new store: choose another place")
-    inside = [source for source in sources if destination.resolve().is_relative_to(Path(source).resolve())]
-    if inside:
-        raise UsageError(f"{destination} lies in the store {inside[0]}; choose a place beside it")
+    for source in sources:
+        if isinstance(source, Path) and destination.resolve().is_relative_to(source.resolve()):
+            raise UsageError(f"{destination} lies in the store {source}; choose a place beside it")
 
 
 def _build(stores: Sequence[RegionStore], plan: CopyPlan, destination: Path, track: Track) -> None:
@@ -123,7 +125,7 @@ def _write_blocks(stores: Sequence[RegionStore], plan: CopyPlan, hidden: Path, t
     metadata = plan.metadata
     folders = [hidden / name for name in metadata.arrays()]
     for folder in folders:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
     blocks = [copied.block for copied in plan.blocks]
     _write_plan(hidden, blocks, metadata.block_size)
     for number in track(list(range(len(blocks)))):

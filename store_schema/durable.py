@@ -82,6 +82,14 @@ def replace_file(path: Path, data: bytes | Bytes, what: str) -> None:
     replace_files([NewFile(path, data, what)])
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder where it is not there yet. Errors: `StoreError` naming it and the system's reason."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {path}: {error.strerror}; remove the cause and run again") from error
+
+
 def remove_files(paths: Iterable[Path]) -> None:
     """Delete files, durably; those that are not there are no fault.
 

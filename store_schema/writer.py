@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store_schema.durable import PARTIAL_SUFFIX, NewFile, remove_partials, replace_files
+from store_schema.durable import PARTIAL_SUFFIX, NewFile, make_folder, remove_partials, replace_files
 from store_schema.errors import StoreDamagedError, StoreError, StoreMismatchError, UsageError
 from store_schema.layout import ID_CHUNK_BYTES, MAX_ID_BYTES, ArraySpec
 from store_schema.ledger import (
@@ -73,10 +73,10 @@ class StoreWriter:
         try:
             metadata = _agree(path, metadata)
             for folder in _folders(path, metadata):
-                folder.mkdir(exist_ok=True)
+                make_folder(folder)
                 remove_partials(folder)
             planned = _whole_plan(path, metadata)
-            _write_arrays(path, metadata, planned)
+            write_descriptions(path, metadata, planned)
             write_root(path, metadata)
         except BaseException:
             lock.release()
@@ -102,7 +102,7 @@ class StoreWriter:
             append_plan(self.path, len(self._planned), new)
             self._planned += blocks
             self._block_of |= {image_id: block.index for block in blocks for image_id in block.image_ids}
-        _write_arrays(self.path, self.metadata, self._planned)
+        write_descriptions(self.path, self.metadata, self._planned)
         wanted = {self._block_of[image_id] for image_id in image_ids} - set(finished_blocks(self.path))
         return [self._planned[index] for index in sorted(wanted)]
 
@@ -171,6 +171,13 @@ def write_block(
         problems=tuple(item for item in items if isinstance(item, Problem)),
         notes={record.image_id: record.notes for record in records if record.notes},
     )
+
+
+def write_descriptions(path: Path, metadata: StoreMetadata, planned: Sequence[Block]) -> None:
+    """Give every array the length, and the identifiers the width, of what is planned."""
+    num_rows = planned[-1].start_row + len(planned[-1].image_ids) if planned else 0
+    width = _id_width(image_id for block in planned for image_id in block.image_ids)
+    write_arrays(path, metadata, num_rows, width)
 
 
 def _check_items(block: Block, items: Sequence[ImageRecord | Problem], metadata: StoreMetadata) -> None:
@@ -282,12 +289,6 @@ def _whole_plan(path: Path, metadata: StoreMetadata) -> list[Block]:
 def _folders(path: Path, metadata: StoreMetadata) -> list[Path]:
     ledger = ledger_folder(path)
     return [path, *(path / name for name in metadata.arrays()), ledger / "plan", ledger / "blocks"]
-
-
-def _write_arrays(path: Path, metadata: StoreMetadata, planned: Sequence[Block]) -> None:
-    num_rows = planned[-1].start_row + len(planned[-1].image_ids) if planned else 0
-    width = _id_width(image_id for block in planned for image_id in block.image_ids)
-    write_arrays(path, metadata, num_rows, width)
 
 
 def _check_ids(image_ids: Sequence[str]) -> None:

@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +29,8 @@ from store_schema.records import ImageRecord, Problem
 from store_schema.repair import repair
 from store_schema.verify import verify
 from store_schema.writer import StoreWriter, write_block
-from tests.store_schema.killed_action import COPY
+from tests.store_schema.killed_work import merge
+from tests.store_schema.self_kill import start, touches
 from tests.store_schema.tiny import (
     ADAPTIVE,
     BAD_ID,
@@ -47,7 +45,6 @@ from tests.store_schema.tiny import (
     written_ids,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 GOOD = [image_id for image_id in IDS if image_id != BAD_ID]
 
 
@@ -405,18 +402,19 @@ def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
 
 
 def test_killed_half_way_it_leaves_nothing_that_looks_whole(fixed_path: Path, tmp_path: Path) -> None:
-    total = int(run_copy(prepared(fixed_path, tmp_path / "whole"), 0).stdout)
+    total = touches(merge, prepared(fixed_path, tmp_path / "whole"))
     assert not check_killed_copy(fixed_path, tmp_path, total // 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_every_third_touch_of_a_file_it_leaves_nothing_that_looks_whole(
+def test_killed_at_every_touch_of_a_file_it_leaves_nothing_that_looks_whole(
     fixed_path: Path, tmp_path: Path
 ) -> None:
-    total = int(run_copy(prepared(fixed_path, tmp_path / "whole"), 0).stdout)
-    renamed = sum(check_killed_copy(fixed_path, tmp_path, kill_at) for kill_at in range(total, 0, -3))
-    assert renamed <= 1  # only the very last touches come after the rename
+    total = touches(merge, prepared(fixed_path, tmp_path / "whole"))
+    moved = [check_killed_copy(fixed_path, tmp_path, kill_at) for kill_at in range(1, total + 1)]
+    assert moved == sorted(moved)
+    assert sum(moved) <= 2  # only what is flushed after the rename
 
 
 def prepared(fixed_path: Path, folder: Path) -> Path:
@@ -425,23 +423,18 @@ def prepared(fixed_path: Path, folder: Path) -> Path:
     return folder
 
 
-def run_copy(folder: Path, kill_at: int) -> "subprocess.CompletedProcess[bytes]":
-    program = [sys.executable, "-m", "tests.store_schema.killed_action", "copy", str(folder), str(kill_at)]
-    return subprocess.run(program, cwd=ROOT, capture_output=True, check=False)
-
-
 def check_killed_copy(fixed_path: Path, tmp_path: Path, kill_at: int) -> bool:
     """Whether the copy was there already when its process was killed; it must be whole then."""
     folder = prepared(fixed_path, tmp_path / str(kill_at))
-    done = run_copy(folder, kill_at)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert start(merge, folder, kill_at=kill_at).ended() == -9
     if is_there := (folder / "copy").exists():
         assert verify(folder / "copy", full=True).ok
     else:
         if (folder / ".copy.copying" / "zarr.json").exists():  # killed just before the rename
             assert verify(folder / ".copy.copying", full=True).num_unfinished == 0
-        copy_stores([folder / "store", folder / "more"], folder / "copy", COPY)
+        merge(folder)
     assert contents(folder / "copy") == contents(tmp_path / "whole" / "copy")
     assert sorted(os.listdir(folder)) == ["copy", "more", "store"]
     assert contents(folder / "store") == contents(fixed_path)
+    shutil.rmtree(folder)
     return is_there

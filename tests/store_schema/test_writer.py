@@ -3,9 +3,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from store_schema.reader import RegionStore
 from store_schema.records import Block, Receipt
 from store_schema.verify import verify
 from store_schema.writer import StoreWriter, write_block
+from tests.store_schema.conftest import mount
 from tests.store_schema.tiny import (
     BAD_ID,
     IDS,
@@ -322,26 +320,6 @@ def test_features_of_another_type_are_cast_to_the_stores(tmp_path: Path) -> None
     assert np.array_equal(RegionStore.open(tmp_path).image("a").features, exact.features)
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 2 MB, where the machine lets us make one."""
-    folder = Path(tempfile.mkdtemp())
-    done = mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder))
-    if done.returncode:
-        folder.rmdir()
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-    folder.rmdir()
-
-
-def mount(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(["mount", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program here")
-
-
 def test_a_read_only_store_is_read_and_refused_for_writing(small_disk: Path) -> None:
     write_store(small_disk / "store")
     assert mount("-o", "remount,ro", str(small_disk)).returncode == 0
@@ -382,6 +360,17 @@ def test_moved_and_symlinked_stores_are_the_same_store(
     assert store.fingerprint == RegionStore.open(fixed_path).fingerprint
     with StoreWriter.open(tmp_path / "link", METADATA) as writer:
         assert writer.plan(IDS) == []
+
+
+def test_files_from_the_future_are_no_trouble(fixed_copy: Path, fixed_path: Path) -> None:
+    """What a clock that is set back looks like: nothing in a store is decided by a time."""
+    record_path(fixed_copy, 1).unlink()
+    (fixed_copy / "boxes" / "c.1.0.0.1-a.partial").write_bytes(b"half")
+    for path in [fixed_copy, *fixed_copy.rglob("*")]:
+        os.utime(path, (4e9, 4e9))
+    assert written_ids(RegionStore.open(fixed_copy)) == IDS[:4] + IDS[8:]
+    assert contents(write_store(fixed_copy)) == contents(fixed_path)
+    assert verify(fixed_copy, full=True).ok
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

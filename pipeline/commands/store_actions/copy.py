@@ -13,13 +13,14 @@ example: butd store copy runs/regions.zarr runs/archive.zarr --codec zstd
 import argparse
 from pathlib import Path
 
+from pipeline.commands.store_place import store_place
 from store_schema.errors import InputNotFoundError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd store copy`."""
     add = parser.add_argument
-    add("sources", metavar="SRC", nargs="+", help="folders (or addresses) of the stores to copy")
+    add("sources", metavar="SRC", nargs="+", type=store_place, help="folders or URLs of the stores to copy")
     add("destination", metavar="DST", type=Path, help="folder of the new store")
     add("--where", metavar="CONDITION", help="only pictures for which it holds")
     add("--ids", type=Path, metavar="FILE", help="only these pictures: an image_id a line")

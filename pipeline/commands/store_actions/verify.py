@@ -5,21 +5,23 @@ example: butd store verify runs/regions.zarr --full
 
 import argparse
 import json
-from pathlib import Path
+
+from pipeline.commands.store_place import store_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `butd store verify`."""
-    parser.add_argument("store", type=Path, help="the store's folder")
+    parser.add_argument("store", type=store_place, help="the store's folder or URL")
     parser.add_argument("--full", action="store_true", help="read every byte, check every value")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def run(options: argparse.Namespace) -> int:
     """Check the store and print every finding."""
+    from pipeline.progress_bar import track_blocks
     from store_schema.verify import verify
 
-    report = verify(options.store, full=options.full)
+    report = verify(options.store, options.full, track_blocks("checking"))
     counts = {
         "pictures": report.num_images,
         "regions": report.num_regions,
