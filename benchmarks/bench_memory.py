@@ -9,6 +9,7 @@ benchmarks/results/memory.json and removes the store.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def main() -> None:
             *(["--batch-size", str(args.batch_size)] if args.batch_size else []),
         ]  # fmt: skip
         largest = sample(subprocess.Popen(command))
-        steps = sum('"step"' in line for line in (Path(folder) / "run" / "metrics.jsonl").open())
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     result = {
         "setting": {
             **{name: value for name, value in vars(args).items() if name != "folder"},
@@ -62,7 +63,7 @@ def main() -> None:
         },
         "ratios": {"largest_to_3_gb": round(largest["sum"] / 3, 3)},
         "runs": [largest],
-        "lines_of_metrics": steps,
+        "last_step": max(json.loads(line)["step"] for line in lines),
     }
     print(
         f"largest sum over {largest['processes']} processes: {largest['sum']:.2f} GB "
