@@ -21,8 +21,9 @@ def prepare_captions_file(source: Path, out: Path) -> dict[str, int]:
     rows = read_rows(source, ("image", "caption")).explode("caption", ignore_index=True)
     pictures = []
     for name, group in rows.groupby("image", sort=False):
-        splits = sorted(set(group["split"])) if "split" in rows else [None]
+        splits = sorted(set(group["split"])) if "split" in rows else []
         if len(splits) > 1:
             raise TableError(f"{source}: the picture {name} is in the splits {', '.join(splits)}; choose one")
-        pictures.append(Described(str(name), group["caption"].tolist(), splits[0]))
+        split = splits[0] if splits else None
+        pictures.append(Described(str(name), group["caption"].tolist(), split))
     return write_described(source.parent, pictures, out)
