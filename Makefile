@@ -20,7 +20,7 @@ DATASET ?= $(TABLES)
 TORCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-photos scenes stage1 stage2-caption stage2-vqa reprocess report bench bench-loader bench-memory bench-store \
+.PHONY: help setup demo demo-photos scenes stage1 stage2-caption stage2-vqa reprocess report bench bench-detect bench-loader bench-memory bench-store \
 	check lint format types test test-slow lock clean
 
 help: ## List the targets with their variables.
@@ -66,13 +66,13 @@ stage2-caption: setup ## Train a captioner on a store. TABLES= STORE= OUT=runs/c
 stage2-vqa: setup ## Train a VQA model on a store. TABLES= STORE= OUT=runs/vqa
 	$(BUTD) train vqa --tables $(TABLES) --store $(STORE) --out $(or $(OUT),runs/vqa) $(ARGS)
 
-reprocess: setup ## Regions of a whole data set again with a detector. DATASET=runs/scenes DETECTOR= STORE=
-	$(BUTD) detect $(DATASET) --weights $(DETECTOR) --store $(STORE) $(ARGS)
+reprocess: setup ## A whole data set end to end: detect, read the store through, one summary. DATASET=runs/scenes DETECTOR= STORE=
+	$(BUTD) detect $(DATASET) --weights $(DETECTOR) --store $(STORE) --verify $(ARGS)
 
 report: setup ## Write the report of a finished demo again. OUT=runs/demo
 	$(BUTD) report $(or $(OUT),runs/demo) $(ARGS)
 
-bench: bench-loader bench-store ## All benchmarks.
+bench: bench-loader bench-store bench-detect ## All benchmarks.
 
 bench-loader: setup ## Loading: workers, batch sizes, rivals. Table and plot in benchmarks/results. ARGS=--quick
 	$(BIN)/python -m benchmarks.bench_loader $(ARGS)
@@ -85,6 +85,9 @@ bench-store: setup ## The store against other formats, read and written. Table a
 
 soak: setup ## Kill a caption run 200 times, in every phase; it ends with the weights of an undisturbed one. ARGS="--kills 50"
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+bench-detect: setup ## Stage one against the plain loop. ARGS="--weights runs/detector --photographs FOLDER --only small"
+	$(BIN)/python -m benchmarks.bench_detect $(ARGS)
 
 check: lint types test ## What must hold before a commit: lint, types, tests.
 

@@ -7,7 +7,7 @@ layout. The job is `detect_to_store` on threads, one block each. The two take tu
 Weights are random where none are named (`--weights`): the network's time does not depend on them, the choice's does,
 so the class layer is scaled until probabilities spread as a trained detector's.
 
-    python -m benchmarks.bench_detect runs/scenes --weights runs/detector
+    python -m benchmarks.bench_detect --pictures runs/scenes --weights runs/detector
 """
 
 import argparse
@@ -28,6 +28,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from benchmarks.record import write_result
+from pipeline.scenes.generate import generate_scenes
 from stage1_detect.config import DetectorConfig, SelectionConfig
 from stage1_detect.detector import Detector
 from stage1_detect.jobs import JobConfig, detect_to_store
@@ -196,19 +197,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", type=Path, help="folder of pictures for the small detector")
+    parser.add_argument(
+        "--pictures", type=Path, help="folder for the small detector; scenes are drawn if not given"
+    )
     parser.add_argument("--weights", help="a trained small detector; random weights if not given")
-    parser.add_argument("--number", type=int, default=1000)
+    parser.add_argument("--number", type=int, default=600)
     parser.add_argument("--photographs", type=Path, help="folder for ResNet-101; the pictures if not given")
     parser.add_argument("--number-photographs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=["small", "resnet101", "selection"])
     options = parser.parse_args()
-    sources = find_images(options.pictures)[: options.number]
-    photographs = find_images(options.photographs or options.pictures)[: options.number_photographs]
     runs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
+        pictures = options.pictures or Path(scratch, "scenes")
+        if options.pictures is None:
+            generate_scenes(pictures, num_images=options.number, seed=1, progress=False)
+        sources = find_images(pictures)[: options.number]
+        photographs = find_images(options.photographs or pictures)[: options.number_photographs]
         if options.only in (None, "small"):
             small = options.weights or str(
                 save_random_detector(Path(scratch, "small"), DetectorConfig(), 14, 10)

@@ -78,13 +78,15 @@ def queue_cluster(scheduler: str) -> Any:  # noqa: ANN401  (of a package that is
         raise UsageError(
             f"--scheduler {scheduler} needs dask-jobqueue: install 'butd[queues]' in this environment"
         ) from error
-    try:
-        return {"slurm": SLURMCluster, "pbs": PBSCluster}[scheduler]()
-    except ValueError as error:
+    lacking = [
+        name for name in ("cores", "memory") if dask.config.get(f"jobqueue.{scheduler}.{name}") is None
+    ]
+    if lacking:
         raise UsageError(
-            f"--scheduler {scheduler}: {error}; write cores, processes, memory and walltime of a job under "
+            f"--scheduler {scheduler}: what a job is like is not said ({' and '.join(lacking)}); write it under "
             f"jobqueue.{scheduler} in ~/.config/dask/jobqueue.yaml (docs/detect.md has an example)"
-        ) from error
+        )
+    return {"slurm": SLURMCluster, "pbs": PBSCluster}[scheduler]()
 
 
 def run_on_cluster(
