@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 
 from benchmarks.cold_pages import PREADV_THREADS, cold_preadv, drop_pages
 from benchmarks.loader_report import median_ratio
@@ -264,7 +265,7 @@ def zarr_write(path: Path, features: Features, *, checksums: bool) -> None:
     """The features alone, in the same shards, a shard at a time: nothing flushed, nothing recorded."""
     array = zarr.create_array(
         path, shape=features.shape, dtype="float16", shards=(256, REGIONS, FEATURE_DIM),
-        chunks=(1, REGIONS, FEATURE_DIM), compressors=zarr.codecs.Crc32cCodec() if checksums else None,
+        chunks=(1, REGIONS, FEATURE_DIM), compressors=Crc32cCodec() if checksums else None,
     )  # fmt: skip
     for start in range(0, len(features), 256):
         array[start : start + 256] = features[start : start + 256]

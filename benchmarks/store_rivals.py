@@ -160,7 +160,7 @@ def _selection(array: Any) -> Read:
 
     def read(rows: Rows) -> Features:
         order = np.argsort(rows)
-        selected = array.oindex[rows[order]]
+        selected: Features = array.oindex[rows[order]]
         result = np.empty_like(selected)
         result[order] = selected
         return result

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from store_schema.durable import replace_file, seal, unseal
 from store_schema.errors import StoreDamagedError, StoreLockedError, StoreMismatchError, UsageError
@@ -45,7 +45,13 @@ def ledger_folder(store: AnyPath) -> AnyPath:
     return store / LEDGER
 
 
-def record_path(store: AnyPath, block: int) -> AnyPath:
+@overload
+def record_path(store: Path, block: int) -> Path: ...
+@overload
+def record_path(store: RemotePath, block: int) -> RemotePath: ...
+@overload
+def record_path(store: StorePath, block: int) -> StorePath: ...
+def record_path(store: StorePath, block: int) -> StorePath:
     """The file whose presence says that a block is finished."""
     return store / LEDGER / "blocks" / f"{block:06d}.json"
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from store_schema.errors import StoreUnreachableError, UsageError
 
 if TYPE_CHECKING:
+    from obstore.store import BackoffConfig, ClientConfig
     from zarr.abc.store import Store
 
 SCHEMES = ("http", "https", "s3")
@@ -100,7 +101,7 @@ class RemoteFiles:
         from obstore.store import from_url
 
         parts = urlsplit(self._url)
-        options: dict[str, Any] = {
+        options: ClientConfig = {
             "timeout": f"{TIMEOUT_SECONDS:g}s",
             "connect_timeout": f"{TIMEOUT_SECONDS / 3:g}s",
             "allow_http": (os.environ.get("AWS_ENDPOINT_URL", "") if parts.scheme == "s3" else self._url)
@@ -113,7 +114,11 @@ class RemoteFiles:
                 "Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"
             }
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
+        backoff: BackoffConfig = {
+            "init_backoff": timedelta(seconds=0.1),
+            "max_backoff": timedelta(seconds=2),
+            "base": 2,
+        }
         with explained(self.shown):
             return from_url(
                 address,
