@@ -38,7 +38,7 @@ def small_disk() -> Iterator[Path]:
         folder.rmdir()
         pytest.skip(f"no small file system can be mounted here: {done.stderr.decode().strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
     folder.rmdir()
 
 
