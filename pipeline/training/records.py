@@ -7,13 +7,14 @@ Names are epoch-0003 (three epochs done) and step-00001200. Saving and loading o
 checkpoint.py.
 """
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,6 @@ def pointed_to(folder: Path, which: str) -> Path | None:
     return folder / name
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a run's checkpoints folder, in the order of their steps. Reads every record."""
-    if not folder.is_dir():
-        return []
-    paths = [path for path in folder.iterdir() if NAME_PATTERN.fullmatch(path.name) and path.is_dir()]
-    return sorted(paths, key=lambda path: (read_record(path).step, path.name))
-
-
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint meant by a path: a checkpoint itself, or a run, of which the latest.
 
@@ -141,19 +134,20 @@ def prune(folder: Path, keep_last: int) -> list[str]:
 
     Step checkpoints stay while they are the latest or the best, now or as a kept epoch's checkpoint noted it (so
     that going back to that epoch finds its best). Epoch checkpoints stay if they are among the `keep_last` last
-    (0: all), the latest or the best.
+    (0: all), the latest or the best. One whose record cannot be read is left alone: whoever goes on from an
+    earlier checkpoint may want to look at it.
     """
     latest, best = pointed_to(folder, "latest"), pointed_to(folder, "best")
     needed = {path.name for path in (latest, best) if path is not None}
-    paths = list_checkpoints(folder)
-    epochs = [path.name for path in paths if path.name.startswith("epoch-")]
-    last_step = read_record(latest).step if latest is not None else 0
+    records = _readable_records(folder)
+    epochs = [record for record in records if record.name.startswith("epoch-")]
+    last_step = max((record.step for record in records if latest and record.name == latest.name), default=0)
     # Epochs after the latest one exist when the run went back to an earlier checkpoint: they will be replaced.
-    done = [path.name for path in paths if path.name in epochs and read_record(path).step <= last_step]
+    done = [record.name for record in epochs if record.step <= last_step]
     dropped_epochs = set(done[:-keep_last]) - needed if keep_last else set()
-    kept = [path for path in paths if path.name in epochs and path.name not in dropped_epochs]
-    noted = {record.best.checkpoint for record in map(read_record, kept) if record.best is not None}
-    steps = {path.name for path in paths} - set(epochs)
+    kept = [record for record in epochs if record.name not in dropped_epochs]
+    noted = {record.best.checkpoint for record in kept if record.best is not None}
+    steps = {record.name for record in records} - {record.name for record in epochs}
     dropped = sorted(dropped_epochs | (steps - needed - noted))
     for name in dropped:
         # Renamed first: a half-removed folder must not look like a checkpoint.
@@ -161,6 +155,16 @@ def prune(folder: Path, keep_last: int) -> list[str]:
         (folder / name).rename(trash)
         shutil.rmtree(trash)
     return dropped
+
+
+def _readable_records(folder: Path) -> list[CheckpointRecord]:
+    """The records of a folder's checkpoints in the order of their steps, without those that are damaged."""
+    records = []
+    for path in folder.iterdir():
+        if NAME_PATTERN.fullmatch(path.name) and path.is_dir():
+            with contextlib.suppress(CheckpointError):
+                records.append(replace(read_record(path), name=path.name))
+    return sorted(records, key=lambda record: (record.step, record.name))
 
 
 def clean_up(folder: Path) -> None:

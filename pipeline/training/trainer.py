@@ -1,7 +1,7 @@
 """The one training loop, for detector, captioner and VQA alike.
 
 `train` begins a run or goes on with it; `Trainer.run_loop` is the loop. What a task is says task.py; where a run
-begins, resume.py; what a checkpoint holds, state.py; what a step does, step.py.
+begins, resume.py; what its folder then says, session.py; what a checkpoint holds, state.py; what a step does, step.py.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from typing import Any, Generic, Literal
 
 import torch
 
-from pipeline.config import config_to_dict
 from pipeline.training.config import TrainingConfig
 from pipeline.training.processes import Processes, resolve_device
 from pipeline.training.progress import ProgressReport, clock
 from pipeline.training.randomness import preserved_rng
-from pipeline.training.records import Best, point_to, pointed_to, read_record
-from pipeline.training.resume import Start, choose_start
-from pipeline.training.runs import RunFolder, software_versions
+from pipeline.training.records import Best, pointed_to, read_record
+from pipeline.training.resume import choose_start
+from pipeline.training.runs import RunFolder
+from pipeline.training.session import describe_session
 from pipeline.training.state import TrainingState
 from pipeline.training.step import OptimizerStep, StepBatch
 from pipeline.training.stop import EvaluationCut, StopKind, StopRequest
@@ -112,7 +112,7 @@ def train(
                 return _finished_before(run_dir, start.checkpoint)
             state = TrainingState(task, config, processes, start)
             if run is not None:
-                _describe_session(run, state, start, resolved_config)
+                describe_session(run, state, start, resolved_config)
             status = Trainer(state, stop, run, show_bar=show_bar).run_session()
     finally:
         processes.leave()
@@ -351,49 +351,6 @@ def _full_disk_explained(run_dir: Path) -> Generator[None, None, None]:
             f"cannot write in {run_dir}: {error.strerror}; its checkpoints are whole: make room and run the same "
             "command again"
         ) from error
-
-
-def _describe_session(
-    run: RunFolder, state: TrainingState[B], start: Start, resolved_config: Mapping[str, Any]
-) -> None:
-    """Let the run folder agree with where the run begins, and note in run.json what runs here."""
-    progress, task = state.progress, state.task
-    if start.checkpoint is None or start.is_branch:
-        run.write_config(config_to_dict(resolved_config))
-        run.forget_metrics_after(-1)
-    else:
-        _return_to(run, state, start.checkpoint)
-    facts = {
-        "task": task.name,
-        "identity": dict(task.identity()),
-        "best_metric": task.best_metric,
-        "higher_is_better": task.higher_is_better,
-        "total_steps": state.total_steps,
-    }
-    if start.parent is not None:
-        facts["parent"] = start.parent
-        changes = ", ".join(
-            f"{key} from {old} to {new}" for key, (old, new) in start.parent["changes"].items()
-        )
-        logger.info(
-            "branching from %s at step %d: %s", start.checkpoint, progress.step, changes or "no changes"
-        )
-    run.begin_session(facts, {"from_step": progress.step, **state.setting(), "versions": software_versions()})
-
-
-def _return_to(run: RunFolder, state: TrainingState[B], checkpoint: Path) -> None:
-    """Take back what the run folder says of later steps than the checkpoint's."""
-    progress, best = state.progress, state.progress.best
-    point_to(run.checkpoints, "latest", checkpoint.name)
-    if best is not None and not (run.checkpoints / best.checkpoint).is_dir():
-        logger.warning("the best checkpoint then, %s, was not kept; the best is chosen anew", best.checkpoint)
-        best = progress.best = None
-    point_to(run.checkpoints, "best", None if best is None else best.checkpoint)
-    run.forget_metrics_after(progress.step)
-    logger.info(
-        "going on with %s from %s: step %d/%d, epoch %d",
-        *(run.path, checkpoint.name, progress.step, state.total_steps, progress.epoch + 1),
-    )
 
 
 def _finished_before(run_dir: Path, checkpoint: Path) -> TrainResult:

@@ -19,7 +19,6 @@ from pipeline.training.records import (
     CheckpointRecord,
     clean_up,
     find_checkpoint,
-    list_checkpoints,
     point_to,
     pointed_to,
     read_record,
@@ -168,7 +167,7 @@ def test_leftovers_of_a_killed_process_are_put_right(tmp_path: Path) -> None:
     shutil.copytree(path, tmp_path / ".partial-step-00000002")
     path.rename(tmp_path / ".replaced-step-00000001")
     clean_up(tmp_path)
-    assert [entry.name for entry in list_checkpoints(tmp_path)] == ["step-00000001"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
     shutil.copytree(path, tmp_path / ".replaced-step-00000001")
     clean_up(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]

@@ -241,6 +241,14 @@ def test_a_best_metric_that_is_never_computed_names_the_known_ones(tmp_path: Pat
         run_tiny(tmp_path / "run", "best_metric=fitness")
 
 
+def test_a_run_saves_every_so_many_minutes(tmp_path: Path) -> None:
+    with_clock = ("save_every_minutes=0.0005", "step_seconds=0.01")  # 30 ms
+    run_with_cut(tmp_path / "run", 9, *with_clock)
+    latest = pointed_to(tmp_path / "run" / "checkpoints", "latest")
+    assert latest is not None
+    assert 3 <= read_record(latest).step <= 9
+
+
 def test_keep_last_keeps_the_last_epochs_and_the_best(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run", "epochs=6", "lr=0.5", "keep_last=2", "save_every_steps=3")
     best = pointed_to(tmp_path / "run" / "checkpoints", "best")
@@ -249,6 +257,19 @@ def test_keep_last_keeps_the_last_epochs_and_the_best(tmp_path: Path) -> None:
         {best.name} if best.name.startswith("epoch") else set()
     )
     assert list((tmp_path / "run" / "checkpoints").glob("step-*")) == []
+
+
+def test_a_run_whose_latest_record_is_damaged_goes_on_from_another_checkpoint(tmp_path: Path) -> None:
+    settings = ("save_every_steps=3", "keep_last=1")
+    run_tiny(tmp_path / "whole", *settings)
+    run_with_cut(tmp_path / "run", 24, *settings)
+    latest = pointed_to(tmp_path / "run" / "checkpoints", "latest")
+    assert latest is not None
+    (latest / "checkpoint.json").write_text("{")
+    with pytest.raises(CheckpointError, match="was it cut short"):
+        run_tiny(tmp_path / "run", *settings)
+    run_tiny(tmp_path / "run", *settings, resume="epoch-0002")
+    assert metrics_without_times(tmp_path / "run") == metrics_without_times(tmp_path / "whole")
 
 
 def test_a_second_process_in_the_run_folder_is_refused_and_the_first_named(tmp_path: Path) -> None:
