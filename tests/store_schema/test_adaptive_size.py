@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store_schema.metadata import FeatureDtype
 from store_schema.records import ImageRecord
 from store_schema.writer import StoreWriter, write_block
 from tests.store_schema.tiny import METADATA
@@ -13,7 +14,7 @@ from tests.store_schema.tiny import METADATA
 
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("float16", 2), ("float32", 4)])
 def test_ten_to_a_hundred_regions_cost_at_most_a_tenth_more(
-    tmp_path: Path, dtype: str, num_bytes: int
+    tmp_path: Path, dtype: FeatureDtype, num_bytes: int
 ) -> None:
     """Every number from 10 to 100 once, as many bytes a region as published features have."""
     metadata = replace(
@@ -27,7 +28,9 @@ def test_ten_to_a_hundred_regions_cost_at_most_a_tenth_more(
         attribute_names=(),
     )
     records = [
-        ImageRecord(str(num), 9, 9, np.tile(np.float32([0, 0, 5, 5]), (num, 1)), np.ones((num, 2048), dtype))
+        ImageRecord(
+            str(num), 9, 9, np.tile(np.array([0, 0, 5, 5], np.float32), (num, 1)), np.ones((num, 2048), dtype)
+        )
         for num in range(10, 101)
     ]
     with StoreWriter.open(tmp_path, metadata) as writer:
