@@ -44,7 +44,9 @@ class Converted:
     """What the converter assumed, or left out and why; one sentence each."""
 
 
-def convert(source: Path, out: Path, origin: str, settings: Sequence[str] = ()) -> Converted:
+def convert(
+    source: Path, out: Path, origin: str, settings: Sequence[str] = (), *, reference: str = ""
+) -> Converted:
     """Read published weights and write our model folder.
 
     Args:
@@ -52,6 +54,7 @@ def convert(source: Path, out: Path, origin: str, settings: Sequence[str] = ()) 
         out: must not exist.
         origin: a name in `CONVERTERS`.
         settings: "name=value" for arguments that this kind takes.
+        reference: where the source was fetched from, for the record.
 
     Errors: `InputNotFoundError`; `UsageError` for settings that the kind does not take or an `out` that exists;
     `CheckpointError` for a file that is not what it should be, naming the tensor.
@@ -64,7 +67,8 @@ def convert(source: Path, out: Path, origin: str, settings: Sequence[str] = ()) 
     converter = getattr(importlib.import_module(module), function)
     arguments = _arguments(settings, list(inspect.signature(converter).parameters)[1:], origin)
     state, description, notes = converter(source, **arguments)
-    description = {**description, "source": _source_facts(source, origin, arguments)}
+    facts = _source_facts(source, origin, arguments) | ({"reference": reference} if reference else {})
+    description = {**description, "source": facts}
     num_bytes = write_model_folder(out, state, description)
     return Converted(len(state), num_bytes, tuple(notes))
 

@@ -62,7 +62,7 @@ def spec_named_by(
     spec = ExtractorSpec(
         mode=mode,
         weights=str(path),
-        selection=SelectionConfig(**selection) if mode in ("proposal", "refined") else None,
+        selection=SelectionConfig(**selection) if mode in ("proposal", "refined", "regressed") else None,
         cells=(selection["rows"], selection["columns"]) if mode == "grid" else None,
         boxes=_given_boxes(selection, boxes) if mode == "given" else None,
         classifier=classifier,

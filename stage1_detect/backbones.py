@@ -2,14 +2,14 @@
 
 "small" is the demo's: residual blocks at strides 2, 4, 8, 8, whose deep map is brought back to stride 4 and
 added to the shallow one, so that small objects keep their borders. A ResNet gives conv1..conv4 at stride 16
-(C4), of torchvision's parts; its conv5 belongs to the region head.
+(C4), of torchvision's parts; its conv5 belongs to the region head. MobileNetV2 gives its blocks up to stride 16.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet
+from torchvision.models import mobilenet_v2, resnet
 
 from stage1_detect.config import DetectorConfig
 
@@ -65,17 +65,47 @@ class ResNetC4(nn.Module):
         return features
 
 
-def build_backbone(config: DetectorConfig) -> tuple[SmallBackbone | ResNetC4, nn.Module | None]:
+class MobileNetC4(nn.Module):
+    """torchvision's MobileNetV2 up to its last block at stride 16; the names in it are those of its `features`."""
+
+    stride = 16
+    channels = 96
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mobilenet_v2(weights=None).features[:14]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, h, w] to [B, 96, h/16, w/16], sizes rounded up."""
+        features: Tensor = self.body(images)
+        return features
+
+
+def build_backbone(config: DetectorConfig) -> tuple[SmallBackbone | MobileNetC4 | ResNetC4, nn.Module | None]:
     """The backbone, and the ResNet's conv5 for a "conv5" head; weights drawn from torch's global generator."""
     match config.backbone:
         case "small":
             return SmallBackbone(config.widths), None
+        case "mobilenet_v2":
+            return MobileNetC4(), None
         case "resnet18":
             network = resnet.resnet18(weights=None)
         case "resnet50":
             network = resnet.resnet50(weights=None)
         case "resnet101":
             network = resnet.resnet101(weights=None)
+        case "resnet152":
+            network = resnet.resnet152(weights=None)
+        case "bottleneck":
+            network = resnet.ResNet(
+                resnet.Bottleneck,
+                list(config.blocks),
+                groups=config.groups,
+                width_per_group=config.width_per_group,
+            )
+        case _:
+            raise AssertionError(config.backbone)  # torchvision's detectors are built by torchvision_parts
+    _arrange(network, config)
     return ResNetC4(network), network.layer4 if config.head == "conv5" else None
 
 
@@ -89,6 +119,21 @@ def fold_batch_norm(module: nn.Module) -> None:
         else:
             fold_batch_norm(child)
         previous = (name, child)
+
+
+def _arrange(network: resnet.ResNet, config: DetectorConfig) -> None:
+    """Strides, dilation and the stem's pooling as configured; no weight changes."""
+    if config.stem_pool == "ceil":
+        network.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    if config.conv5_dilation > 1:
+        first = network.layer4[0]
+        first.conv1.stride = first.conv2.stride = first.downsample[0].stride = (1, 1)
+        for block in network.layer4:
+            block.conv2.dilation = block.conv2.padding = (config.conv5_dilation, config.conv5_dilation)
+    if config.stride_in_1x1:
+        for stage in (network.layer2, network.layer3, network.layer4):
+            first = stage[0]
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
 
 
 class _Residual(nn.Module):

@@ -42,6 +42,8 @@ class Classifier:
         features: Tensor = self.body(transform.in_company(batch.images, batch))
         return features[: len(batch)]
 
+    grid_map = feature_map
+
 
 def load_classifier(
     path: str | Path, config: ClassifierConfig, device: str | torch.device = "cpu"

@@ -10,14 +10,42 @@ from typing import Any, Literal, Self, get_args
 
 from store_schema.errors import ConfigError
 
-BackboneName = Literal["small", "resnet18", "resnet50", "resnet101"]
+BackboneName = Literal[
+    "small",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "bottleneck",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+]
+"""The last four are torchvision's COCO detectors as they are, of which only sizes and detection_... are settings."""
 HeadName = Literal["fc", "conv5"]
+StemPool = Literal["padded", "ceil"]
 PoolerName = Literal["roi_align", "roi_pool"]
 ChannelOrder = Literal["rgb", "bgr"]
-Interpolation = Literal["bilinear", "bilinear_antialias"]
+Interpolation = Literal["bilinear", "bilinear_antialias", "bilinear_exact"]
+SizeRounding = Literal["half_even", "half_up", "floor"]
+Objectness = Literal["sigmoid", "softmax"]
+BoxConvention = Literal["continuous", "inclusive"]
+NoAttribute = Literal["absent", "counted", "ignored"]
+SelectionRule = Literal["class_nms", "max_nms"]
+RegionOrder = Literal["score", "proposal"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+TORCHVISION_SIZES: dict[BackboneName, tuple[int, int]] = {
+    "fasterrcnn_resnet50_fpn": (800, 1333),
+    "fasterrcnn_resnet50_fpn_v2": (800, 1333),
+    "fasterrcnn_mobilenet_v3_large_fpn": (800, 1333),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (320, 640),
+}
+"""Short and long side of torchvision's detectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +57,16 @@ class DetectorConfig:
     """Channels of the small backbone at strides 2, 4, 8 and 8; empty for a ResNet."""
     head: HeadName = "fc"
     """"fc": a linear layer on the pooled map. "conv5": the ResNet's last stage on it, then the mean (C4)."""
+    blocks: tuple[int, ...] = ()
+    """Residual blocks of the four stages; for "bottleneck", a ResNet or ResNeXt without a name of its own."""
+    groups: int = 1
+    width_per_group: int = 64
+    stem_pool: StemPool = "padded"
+    """"padded": 3x3/2 with a border of one cell. "ceil": without border, sizes rounded up, as in Caffe."""
+    stride_in_1x1: bool = False
+    """A stage's stride sits in its first 1x1 convolution, as in Caffe; else in the 3x3."""
+    conv5_dilation: int = 1
+    """1: conv5 has stride 2. 2: stride 1 and its 3x3 convolutions are dilated."""
 
     short_side: int = 128
     """The network's short side in pixels; the long side follows, up to `long_side`."""
@@ -38,11 +76,16 @@ class DetectorConfig:
     """Subtracted from 0..255, in the network's channel order; then divided by `pixel_std`."""
     pixel_std: tuple[float, ...] = (64.0, 64.0, 64.0)
     interpolation: Interpolation = "bilinear_antialias"
+    """"bilinear_exact": both axes by the exact scale, also where the size was rounded, as OpenCV does."""
+    size_rounding: SizeRounding = "half_even"
+    """Of the network's size: as OpenCV, as Hugging Face, as torchvision."""
 
     anchor_sizes: tuple[float, ...] = (24.0, 36.0, 54.0)
     """Square roots of the anchors' areas, in network pixels."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
+    cell_anchors: tuple[tuple[float, ...], ...] = ()
+    """In place of sizes and ratios: boxes (x1, y1, x2, y2) around the upper left corner of a cell."""
     rpn_stride: int = 2
     """Anchors sit on every n-th cell of the feature map."""
     rpn_channels: int = 64
@@ -52,7 +95,16 @@ class DetectorConfig:
     rpn_post_nms_test: int = 64
     rpn_nms_thresh: float = 0.7
     rpn_min_size: float = 2.0
-    """Proposals with a side below it, in network pixels, are dropped."""
+    """Proposals with a side below it are dropped; in network pixels, with "inclusive" boxes in original ones."""
+    rpn_min_size_kept: bool = True
+    """Whether a side of just that size is enough."""
+    rpn_objectness: Objectness = "sigmoid"
+    """"softmax": two channels an anchor, all backgrounds first."""
+    box_convention: BoxConvention = "continuous"
+    """"inclusive": x2 and y2 are the last pixels, as in Caffe. Sizes count one more, boxes end at size - 1, an overlap
+    of just the threshold suppresses, and proposals that are too small go before the best are taken, not after."""
+    clamp_deltas: bool = True
+    """A box grows at most 62.5 times, so that an untrained head cannot overflow exp."""
 
     pooler: PoolerName = "roi_align"
     pooler_size: int = 7
@@ -67,6 +119,10 @@ class DetectorConfig:
     """Scale of the deltas (dx, dy, dw, dh) of the region head; the RPN's are not scaled."""
     class_embedding_dim: int = 32
     attribute_hidden_dim: int = 128
+    no_attribute: NoAttribute = "absent"
+    """A first column "none" of the attribute head. "counted": it has its share of the probability; "ignored": not."""
+    background_embedding: bool = False
+    """The attribute head sees background where that is the best class; else always the best object."""
 
     detection_score_thresh: float = 0.05
     detection_nms_thresh: float = 0.5
@@ -77,8 +133,13 @@ class DetectorConfig:
             ("backbone", BackboneName),
             ("head", HeadName),
             ("pooler", PoolerName),
+            ("stem_pool", StemPool),
             ("channel_order", ChannelOrder),
             ("interpolation", Interpolation),
+            ("size_rounding", SizeRounding),
+            ("rpn_objectness", Objectness),
+            ("box_convention", BoxConvention),
+            ("no_attribute", NoAttribute),
         ):
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(
@@ -88,10 +149,7 @@ class DetectorConfig:
         for name, size in (("pixel_mean", 3), ("pixel_std", 3), ("box_weights", 4)):
             if len(getattr(self, name)) != size:
                 raise ConfigError(f"detector.{name} needs {size} numbers, it has {len(getattr(self, name))}")
-        if not self.anchor_sizes or not self.anchor_ratios:
-            raise ConfigError(
-                "detector.anchor_sizes and detector.anchor_ratios need at least one number each"
-            )
+        self._check_anchors()
         for name in ("rpn_nms_thresh", "detection_nms_thresh", "detection_score_thresh"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"detector.{name} must lie in 0..1, not {getattr(self, name)}")
@@ -103,12 +161,34 @@ class DetectorConfig:
 
     @property
     def anchors_per_cell(self) -> int:
-        """Sizes times ratios."""
-        return len(self.anchor_sizes) * len(self.anchor_ratios)
+        """Sizes times ratios, or as many as are listed."""
+        return len(self.cell_anchors) or len(self.anchor_sizes) * len(self.anchor_ratios)
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the backbone's map."""
+        if self.backbone == "small":
+            return self.widths[-1]
+        if self.backbone in TORCHVISION_SIZES:
+            return 256
+        return {"mobilenet_v2": 96, "resnet18": 256}.get(self.backbone, 1024)
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the size of a region's feature."""
+        return self.hidden_dim or 2 * self.map_channels
 
     def preprocessing(self) -> dict[str, Any]:
         """What was done to the pixels, as JSON: it belongs to the weights and goes into a store's metadata."""
-        names = ("channel_order", "pixel_mean", "pixel_std", "short_side", "long_side", "interpolation")
+        names = (
+            "channel_order",
+            "pixel_mean",
+            "pixel_std",
+            "short_side",
+            "long_side",
+            "interpolation",
+            "size_rounding",
+        )
         return {name: _as_json(getattr(self, name)) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +202,7 @@ class DetectorConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"unknown detector setting {unknown[0]!r}; known are {sorted(known)}")
-        arguments: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-        return cls(**arguments)
+        return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
     @classmethod
     def resnet_c4(cls, backbone: BackboneName, **changes: Any) -> Self:  # noqa: ANN401  (fields of this class)
@@ -154,8 +233,49 @@ class DetectorConfig:
         }
         return cls(**(values | changes))
 
+    @classmethod
+    def torchvision(cls, name: BackboneName, **changes: Any) -> Self:  # noqa: ANN401
+        """One of torchvision's COCO detectors; changes only to sizes and detection_... ."""
+        short_side, long_side = TORCHVISION_SIZES[name]
+        values: dict[str, Any] = {
+            "backbone": name,
+            "short_side": short_side,
+            "long_side": long_side,
+            **_TORCHVISION,
+        }
+        return cls(**(values | changes))
+
+    def _check_torchvision(self) -> None:
+        """Refuse what torchvision's own modules would not read."""
+        usual = {
+            **{field.name: field.default for field in fields(self)},
+            "backbone": self.backbone,
+            **_TORCHVISION,
+        }
+        free = ("short_side", "long_side", "detection_score_thresh", "detection_nms_thresh", "max_detections")
+        for name, value in usual.items():
+            if name not in free and getattr(self, name) != value:
+                raise ConfigError(
+                    f"detector.{name} has no effect with {self.backbone}, which is torchvision's: leave it {value!r}"
+                )
+
+    def _check_anchors(self) -> None:
+        if self.cell_anchors:
+            if self.anchor_sizes or self.anchor_ratios:
+                raise ConfigError(
+                    "detector.anchor_sizes and anchor_ratios have no effect with cell_anchors: leave them empty"
+                )
+            if any(len(anchor) != 4 for anchor in self.cell_anchors):
+                raise ConfigError("detector.cell_anchors needs 4 numbers for each anchor")
+        elif not self.anchor_sizes or not self.anchor_ratios:
+            raise ConfigError(
+                "detector.anchor_sizes and detector.anchor_ratios need at least one number each"
+            )
+
     def _check_combination(self) -> None:
         """Refuse options that the chosen parts would ignore."""
+        if self.backbone in TORCHVISION_SIZES:
+            self._check_torchvision()
         if self.backbone == "small":
             if len(self.widths) != 4:
                 raise ConfigError(
@@ -165,6 +285,22 @@ class DetectorConfig:
                 raise ConfigError("the small backbone has no conv5: set detector.head to 'fc'")
         elif self.widths:
             raise ConfigError(f"detector.widths has no effect with {self.backbone}: leave it empty")
+        if self.backbone == "mobilenet_v2" and self.head != "fc":
+            raise ConfigError("mobilenet_v2 has no conv5: set detector.head to 'fc'")
+        if (self.backbone == "bottleneck") != (len(self.blocks) == 4):
+            raise ConfigError(
+                f"detector.blocks needs 4 numbers for 'bottleneck' and is empty otherwise; it is {self.blocks} "
+                f"with {self.backbone!r}"
+            )
+        if self.backbone != "bottleneck" and (self.groups, self.width_per_group) != (1, 64):
+            raise ConfigError("detector.groups and width_per_group are for 'bottleneck'")
+        if self.backbone in ("small", "mobilenet_v2", "resnet18") and (
+            self.stem_pool != "padded" or self.stride_in_1x1 or self.conv5_dilation != 1
+        ):
+            raise ConfigError(
+                "detector.stem_pool, stride_in_1x1 and conv5_dilation are for ResNets of bottlenecks, "
+                f"not for {self.backbone!r}"
+            )
         if self.head == "fc" and self.hidden_dim < 1:
             raise ConfigError(f"detector.hidden_dim must be positive for an 'fc' head, not {self.hidden_dim}")
         if self.head == "conv5" and (self.hidden_dim or self.region_channels):
@@ -185,8 +321,22 @@ class SelectionConfig:
     max_regions: int
     score_thresh: float = 0.2
     nms_thresh: float = 0.3
+    rule: SelectionRule = "class_nms"
+    """"class_nms": the paper's, each class thinned among the proposals. "max_nms": Hugging Face's, the regressed boxes
+    of the best objects thinned all together, the overlap raised in steps of .1 to .9 until there are enough."""
+    order: RegionOrder = "score"
+    """"proposal": as in the published files, the detector's order where neither limit applies."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("rule", SelectionRule), ("order", RegionOrder)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"selection.{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}"
+                )
+        if self.rule == "max_nms" and (self.score_thresh, self.order) != (0.2, "score"):
+            raise ConfigError(
+                "selection.score_thresh and order have no effect with the rule 'max_nms': leave them out"
+            )
         if not 0 <= self.min_regions <= self.max_regions or self.max_regions < 1:
             raise ConfigError(
                 "selection needs 0 <= min_regions <= max_regions and max_regions >= 1, "
@@ -196,6 +346,16 @@ class SelectionConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"selection.{name} must lie in 0..1, not {getattr(self, name)}")
 
+
+_TORCHVISION: dict[str, Any] = {
+    "widths": (),
+    "pixel_mean": IMAGENET_MEAN,
+    "pixel_std": IMAGENET_STD,
+    "interpolation": "bilinear",
+    "size_rounding": "floor",
+    "hidden_dim": 1024,
+    "class_agnostic_boxes": False,
+}
 
 _POSITIVE = (
     "widths",
@@ -214,6 +374,10 @@ _POSITIVE = (
     "class_embedding_dim",
     "attribute_hidden_dim",
     "max_detections",
+    "blocks",
+    "groups",
+    "width_per_group",
+    "conv5_dilation",
 )
 
 
@@ -221,5 +385,9 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
     return value if isinstance(value, tuple) else (value,)
 
 
+def _as_tuples(value: Any) -> Any:  # noqa: ANN401
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
 def _as_json(value: Any) -> Any:  # noqa: ANN401
-    return list(value) if isinstance(value, tuple) else value
+    return [_as_json(item) for item in value] if isinstance(value, tuple) else value

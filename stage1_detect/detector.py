@@ -19,11 +19,24 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from stage1_detect import transform
-from stage1_detect.backbones import build_backbone, fold_batch_norm
-from stage1_detect.boxes import clip, decode
-from stage1_detect.config import DetectorConfig
+from stage1_detect.backbones import (
+    MobileNetC4,
+    ResNetC4,
+    SmallBackbone,
+    build_backbone,
+    fold_batch_norm,
+)
+from stage1_detect.boxes import as_continuous, clip, decode
+from stage1_detect.config import TORCHVISION_SIZES, DetectorConfig
 from stage1_detect.heads import RegionHead, RegionOutputs
 from stage1_detect.proposals import RegionProposalNetwork
+from stage1_detect.torchvision_parts import (
+    Levels,
+    PyramidBackbone,
+    PyramidHead,
+    PyramidProposals,
+    build_parts,
+)
 from stage1_detect.transform import ImageBatch
 from store_schema.artifacts import find_model_dir, model_fingerprint, read_model_json
 from store_schema.errors import CheckpointError
@@ -39,6 +52,8 @@ class Detections:
     """[n] int64, 0-based among the object names (no background)."""
     scores: Tensor
     """[n] float32, the class's probability."""
+    proposals: Tensor
+    """[n] int64, the proposal that each was moved from; one may appear in several classes."""
 
 
 class Detector(nn.Module):
@@ -50,6 +65,12 @@ class Detector(nn.Module):
         self.config = config
         self.num_objects = num_objects
         self.num_attributes = num_attributes
+        self.backbone: SmallBackbone | MobileNetC4 | ResNetC4 | PyramidBackbone
+        self.rpn: RegionProposalNetwork | PyramidProposals
+        self.head: RegionHead | PyramidHead
+        if config.backbone in TORCHVISION_SIZES:
+            self.backbone, self.rpn, self.head = build_parts(config, num_objects + 1)
+            return
         self.backbone, conv5 = build_backbone(config)
         channels, stride = self.backbone.channels, self.backbone.stride
         self.rpn = RegionProposalNetwork(config, channels=channels, stride=stride)
@@ -75,7 +96,7 @@ class Detector(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.rpn.conv.weight.device
+        return self.rpn.device
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> ImageBatch:
         """One batch of RGB pictures [H, W, 3]. Errors: `ValueError` where their network sizes differ."""
@@ -87,32 +108,49 @@ class Detector(nn.Module):
         return [transform.prepare([images[i] for i in g], self.config, self.device, g) for g in groups]
 
     def feature_map(self, batch: ImageBatch) -> Tensor:
-        """[B, C, h, w], the backbone's map."""
+        """[B, C, h, w], the backbone's map; the `Levels` of a pyramid, which the other methods take as well."""
         images = transform.in_company(batch.images, batch)
         features: Tensor = self.backbone(images)
         return features[: len(batch)]
 
+    def grid_map(self, batch: ImageBatch) -> Tensor:
+        """[B, C, h, w], the map whose cells are grid features: of a pyramid its coarsest level."""
+        feature_map: Tensor | Levels = self.feature_map(batch)
+        return feature_map.coarsest(batch.network_size) if isinstance(feature_map, Levels) else feature_map
+
     def propose(self, feature_map: Tensor, batch: ImageBatch) -> list[Tensor]:
         """Each picture's proposals [P, 4] in network pixels, best first; P differs and may be 0."""
-        logits, deltas, anchors = self.rpn(transform.in_company(feature_map, batch))
-        logits, deltas = logits[: len(batch)], deltas[: len(batch)]
-        return self.rpn.propose(logits, deltas, anchors, [batch.network_size] * len(batch))
+        sizes, scales = [batch.network_size] * len(batch), batch.scales[:, 0].tolist()
+        return self.rpn.proposals(_in_company(feature_map, batch), sizes, scales)
 
     def regions(self, feature_map: Tensor, batch: ImageBatch, boxes: Sequence[Tensor]) -> RegionOutputs:
         """Feature, class and box of each region, from each picture's boxes [P, 4] in network pixels."""
         if len(boxes) != len(batch):
             raise ValueError(f"{len(batch)} pictures need {len(batch)} lists of boxes, {len(boxes)} came")
-        region_map = self.head.region_map(transform.in_company(feature_map, batch))
-        outputs = [self.head(self.head.pool(region_map[i : i + 1], [b])) for i, b in enumerate(boxes)]
+        region_map = self.head.region_map(_in_company(feature_map, batch))
+        outputs = [
+            self.head(self.head.pool(region_map[i : i + 1], [part]))
+            for i, picture_boxes in enumerate(boxes)
+            for part in self._at_once(picture_boxes)
+        ]
         features, logits, deltas = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return RegionOutputs(features, logits, deltas, [len(b) for b in boxes])
 
     def attribute_logits(self, features: Tensor, class_ids: Tensor) -> Tensor:
-        """[n, A] from features [n, D] and class ids [n] int64 with background 0 (object id + 1)."""
-        if self.head.attributes is None:
-            raise ValueError("this detector has no attribute head")
-        logits: Tensor = self.head.attributes(features, class_ids)
-        return logits
+        """[n, A] from features [n, D] and class ids [n] int64 with background 0 (object id + 1), without "none"."""
+        logits = self._attribute_columns(features, class_ids)
+        return logits[:, 1:] if self.config.no_attribute != "absent" else logits
+
+    def attribute_probs(self, features: Tensor, class_probs: Tensor) -> Tensor:
+        """[n, A], the probability of each attribute, from features [n, D] and class probabilities [n, C].
+
+        Of a head that counts "none", what is missing to 1 is its share.
+        """
+        foreground = class_probs[:, 1:].argmax(1) + 1
+        class_ids = class_probs.argmax(1) if self.config.background_embedding else foreground
+        if self.config.no_attribute == "counted":
+            return self._attribute_columns(features, class_ids).softmax(1)[:, 1:]
+        return self.attribute_logits(features, class_ids).softmax(1)
 
     def refine(self, box_deltas: Tensor, boxes: Tensor, class_ids: Tensor, batch: ImageBatch) -> Tensor:
         """Boxes [n, 4] moved by the deltas [n, C or 1, 4] of the given classes [n] and cut to the picture."""
@@ -120,7 +158,10 @@ class Detector(nn.Module):
             chosen = box_deltas[:, 0]
         else:
             chosen = box_deltas[torch.arange(len(boxes), device=boxes.device), class_ids]
-        return clip(decode(chosen, boxes, self.config.box_weights), batch.network_size)
+        config = self.config
+        inclusive = config.box_convention == "inclusive"
+        moved = decode(chosen, boxes, config.box_weights, inclusive=inclusive, clamp=config.clamp_deltas)
+        return clip(moved, batch.network_size, inclusive=inclusive)
 
     def to_original(self, boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
         """Boxes [n, 4] of the batch's picture `index`, from network pixels to pixels of the original."""
@@ -145,7 +186,13 @@ class Detector(nn.Module):
         self, proposals: list[Tensor], feature_map: Tensor, batch: ImageBatch
     ) -> list[Detections]:
         """`detect` on proposals that are already there."""
-        outputs = self.regions(feature_map, batch, proposals)
+        return self.detections(proposals, self.regions(feature_map, batch, proposals), batch)
+
+    @torch.no_grad()
+    def detections(
+        self, proposals: list[Tensor], outputs: RegionOutputs, batch: ImageBatch
+    ) -> list[Detections]:
+        """`detect` from what the head said of each picture's proposals."""
         logits = torch.split(outputs.class_logits, outputs.regions_per_image)
         deltas = torch.split(outputs.box_deltas, outputs.regions_per_image)
         return [self._detections(p, logits[i], deltas[i], batch, i) for i, p in enumerate(proposals)]
@@ -158,8 +205,31 @@ class Detector(nn.Module):
         region, class_ids = (probs > config.detection_score_thresh).nonzero(as_tuple=True)
         scores = probs[region, class_ids]
         boxes = self.refine(deltas[region], proposals[region], class_ids + 1, batch)
-        keep = batched_nms(boxes, scores, class_ids, config.detection_nms_thresh)[: config.max_detections]
-        return Detections(self.to_original(boxes[keep], batch, index), class_ids[keep], scores[keep])
+        counted = as_continuous(boxes) if config.box_convention == "inclusive" else boxes
+        keep = batched_nms(counted, scores, class_ids, config.detection_nms_thresh)[: config.max_detections]
+        return Detections(
+            self.to_original(boxes[keep], batch, index), class_ids[keep], scores[keep], region[keep]
+        )
+
+    def _attribute_columns(self, features: Tensor, class_ids: Tensor) -> Tensor:
+        if self.head.attributes is None:
+            raise ValueError("this detector has no attribute head")
+        logits: Tensor = self.head.attributes(features, class_ids)
+        return logits
+
+    def _at_once(self, boxes: Tensor) -> tuple[Tensor, ...]:
+        """A picture's boxes in parts, where each is so large in memory that all at once would not fit."""
+        return boxes.split(_REGIONS_AT_ONCE) if self.config.head == "conv5" and len(boxes) else (boxes,)
+
+
+def _in_company(feature_map: Any, batch: ImageBatch) -> Any:  # noqa: ANN401  (a map, or a pyramid's levels)
+    if isinstance(feature_map, Levels):
+        return feature_map.each(lambda level: transform.in_company(level, batch))
+    return transform.in_company(feature_map, batch)
+
+
+_REGIONS_AT_ONCE = 50
+"""300 regions of a ResNet-101 C4 at once take 2 GB, 50 take a sixth of it and no longer."""
 
 
 @dataclass(frozen=True)

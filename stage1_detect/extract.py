@@ -6,6 +6,7 @@ whatever number of blocks it works on. A picture's record does not depend on the
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -16,16 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stage1_detect import transform
+from stage1_detect.boxes import clip
 from stage1_detect.classifier import Classifier, load_classifier
 from stage1_detect.config import SelectionConfig
 from stage1_detect.detector import Detector, load_detector
 from stage1_detect.given import GivenBoxExtractor
 from stage1_detect.grid import GridExtractor
-from stage1_detect.heads import RegionOutputs
-from stage1_detect.select import predicted_objects, select_regions
+from stage1_detect.heads import RegionOutputs, split_regions, take_regions
+from stage1_detect.select import completing_boxes, predicted_objects, select_moved, select_regions
 from stage1_detect.spec import ExtractorSpec, classifier_fingerprint
 from stage1_detect.transform import ImageBatch
 from store_schema.errors import CheckpointError
+from store_schema.metadata import BoxSource
 from store_schema.records import ImageRecord
 
 
@@ -57,17 +60,31 @@ def build_extractor(spec: ExtractorSpec, fingerprint: str) -> Extractor:
         return _build(spec, fingerprint)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a detector says of all its proposals."""
+
+    batch: ImageBatch
+    feature_map: Tensor
+    proposals: list[Tensor]
+    """[P, 4] of each picture, in network pixels."""
+    regions: list[RegionOutputs]
+
+
 class RegionExtractor:
     """The detector's own regions, with objects and, where it has a head for them, attributes.
 
-    Where it proposes fewer than `min_regions`, those that there are become regions: none is made up.
+    Where it proposes fewer than `min_regions`, parts of the picture complete them: see `completing_boxes`.
     """
 
-    def __init__(self, detector: Detector, selection: SelectionConfig, *, refined: bool) -> None:
-        """Keep the proposals, or (`refined`) move their boxes first and pool the kept ones again."""
+    def __init__(
+        self, detector: Detector, selection: SelectionConfig, *, mode: BoxSource = "proposal"
+    ) -> None:
+        """Keep the proposals ("proposal"); or move their boxes and pool these ("refined"), or do not ("regressed")."""
         self.detector = detector
         self.selection = selection
-        self.refined = refined
+        self.mode = mode
+        self._inclusive = detector.config.box_convention == "inclusive"
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that the network sees of a picture."""
@@ -76,61 +93,92 @@ class RegionExtractor:
     @torch.inference_mode()
     def extract(self, images: Sequence[NDArray[np.uint8]], image_ids: Sequence[str]) -> list[ImageRecord]:
         """One record for each RGB picture [H, W, 3]; all must have one network size."""
+        return self.choose(self.look(images), image_ids)
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[NDArray[np.uint8]]) -> Seen:
+        """What the network sees, before any choice: nearly all of the time goes here."""
         detector = self.detector
         batch = detector.prepare(images)
         feature_map = detector.feature_map(batch)
-        proposals = [self._real(b, batch, i) for i, b in enumerate(detector.propose(feature_map, batch))]
-        outputs = detector.regions(feature_map, batch, proposals)
-        kept, regions = self._choose(feature_map, batch, proposals, outputs)
-        features = torch.split(regions.features, regions.regions_per_image)
-        probs = torch.split(regions.class_logits.softmax(1), regions.regions_per_image)
+        proposals = [
+            boxes[_inside(detector.to_original(boxes, batch, index))]
+            for index, boxes in enumerate(detector.propose(feature_map, batch))
+        ]
+        regions = split_regions(detector.regions(feature_map, batch, proposals))
+        return Seen(batch, feature_map, proposals, regions)
+
+    @torch.inference_mode()
+    def choose(self, seen: Seen, image_ids: Sequence[str]) -> list[ImageRecord]:
+        """The records of the pictures that were looked at."""
+        batch, feature_map = seen.batch, seen.feature_map
+        chosen = [
+            self._choose(*pair, batch, index)
+            for index, pair in enumerate(zip(seen.proposals, seen.regions, strict=True))
+        ]
+        if self.mode == "refined":
+            boxes = [boxes for boxes, _ in chosen]
+            pooled = split_regions(self.detector.regions(feature_map, batch, boxes))
+            chosen = list(zip(boxes, pooled, strict=True))
         return [
-            self._record(image_id, batch, index, kept[index], features[index], probs[index])
+            self._record(image_id, batch, index, *self._complete(*chosen[index], feature_map, batch, index))
             for index, image_id in enumerate(image_ids)
         ]
 
     def _choose(
-        self, feature_map: Tensor, batch: ImageBatch, proposals: list[Tensor], outputs: RegionOutputs
-    ) -> tuple[list[Tensor], RegionOutputs]:
-        """The boxes [K, 4] that each picture keeps, and what the head says of these."""
-        sizes = outputs.regions_per_image
-        probs = torch.split(outputs.class_logits.softmax(1), sizes)
-        if not self.refined:
-            kept = [select_regions(*pair, self.selection) for pair in zip(proposals, probs, strict=True)]
-            starts = np.cumsum([0, *sizes[:-1]]).tolist()
-            rows = torch.cat([index + start for index, start in zip(kept, starts, strict=True)])
-            boxes = [box[index] for box, index in zip(proposals, kept, strict=True)]
-            features, logits, deltas = (part[rows] for part in outputs[:3])
-            return boxes, RegionOutputs(features, logits, deltas, [len(box) for box in boxes])
-        boxes = []
-        for index, (box, prob, delta) in enumerate(
-            zip(proposals, probs, torch.split(outputs.box_deltas, sizes), strict=True)
-        ):
-            # Moved as their best class asks; what they then hold is seen by pooling again.
-            moved = self.detector.refine(delta, box, predicted_objects(prob)[0] + 1, batch)
-            real = _inside(self.detector.to_original(moved, batch, index))
-            boxes.append(moved[real][select_regions(moved[real], prob[real], self.selection)])
-        return boxes, self.detector.regions(feature_map, batch, boxes)
+        self, proposals: Tensor, regions: RegionOutputs, batch: ImageBatch, index: int
+    ) -> tuple[Tensor, RegionOutputs]:
+        """The boxes [K, 4] that a picture keeps, and what the head says of the proposals that they come from."""
+        detector, selection = self.detector, self.selection
+        probs = regions.class_logits.softmax(1)
+        object_ids, scores = predicted_objects(probs)
+        boxes = proposals
+        if self.mode != "proposal" or selection.rule == "max_nms":
+            moved = detector.refine(regions.box_deltas, proposals, object_ids + 1, batch)
+            real = _inside(detector.to_original(moved, batch, index)).nonzero()[:, 0]
+            moved, proposals, probs, scores = moved[real], proposals[real], probs[real], scores[real]
+            regions = take_regions(regions, real)
+            boxes = proposals if self.mode == "proposal" else moved
+        if selection.rule == "max_nms":
+            kept = select_moved(moved, scores, selection, inclusive=self._inclusive)
+        else:
+            compared = boxes if self.mode == "refined" else proposals
+            if self._inclusive:  # as the Caffe release, in pixels of the original
+                compared = detector.to_original(compared, batch, index)
+            kept = select_regions(compared, probs, selection, inclusive=self._inclusive)
+        return boxes[kept], take_regions(regions, kept)
 
-    def _real(self, boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
-        """Without the boxes that are empty once they are in pixels of the original."""
-        return boxes[_inside(self.detector.to_original(boxes, batch, index))]
+    def _complete(
+        self, boxes: Tensor, regions: RegionOutputs, feature_map: Tensor, batch: ImageBatch, index: int
+    ) -> tuple[Tensor, RegionOutputs]:
+        """The same with parts of the picture behind, up to `min_regions`."""
+        missing = self.selection.min_regions - len(boxes)
+        if missing <= 0:
+            return boxes, regions
+        parts = completing_boxes(missing, batch.network_size).to(boxes.device)
+        parts = clip(parts, batch.network_size, inclusive=self._inclusive)
+        empty = parts[:0]
+        alone = [parts if place == index else empty for place in range(len(batch))]
+        added = self.detector.regions(feature_map, batch, alone)
+        joined = [torch.cat(pair) for pair in zip(regions[:3], added[:3], strict=True)]
+        return torch.cat([boxes, parts]), RegionOutputs(*joined, [len(boxes) + missing])
 
     def _record(
-        self, image_id: str, batch: ImageBatch, index: int, boxes: Tensor, features: Tensor, probs: Tensor
+        self, image_id: str, batch: ImageBatch, index: int, boxes: Tensor, regions: RegionOutputs
     ) -> ImageRecord:
         height, width = batch.sizes[index]
+        probs = regions.class_logits.softmax(1)
         object_ids, object_scores = predicted_objects(probs)
         attribute_ids = attribute_scores = None
         if self.detector.num_attributes:
-            attribute_probs = self.detector.attribute_logits(features, object_ids + 1).softmax(1)
+            attribute_probs = self.detector.attribute_probs(regions.features, probs)
             attribute_scores, attribute_ids = attribute_probs.max(1)
         return ImageRecord(
             image_id=image_id,
             width=width,
             height=height,
             boxes=self.detector.to_original(boxes, batch, index).cpu().numpy(),
-            features=features.cpu().numpy(),
+            features=regions.features.cpu().numpy(),
             object_ids=object_ids.cpu().numpy(),
             object_scores=object_scores.cpu().numpy(),
             attribute_ids=None if attribute_ids is None else attribute_ids.cpu().numpy(),
@@ -158,7 +206,7 @@ def _build(spec: ExtractorSpec, fingerprint: str) -> Extractor:
         return GivenBoxExtractor(network, spec.boxes)
     assert isinstance(network, Detector)  # held by ExtractorSpec, and so is the next
     assert spec.selection is not None
-    return RegionExtractor(network, spec.selection, refined=spec.mode == "refined")
+    return RegionExtractor(network, spec.selection, mode=spec.mode)
 
 
 def _inside(boxes: Tensor) -> Tensor:

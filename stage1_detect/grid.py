@@ -32,7 +32,7 @@ class GridExtractor:
     @torch.inference_mode()
     def extract(self, images: Sequence[NDArray[np.uint8]], image_ids: Sequence[str]) -> list[ImageRecord]:
         """One record for each RGB picture [H, W, 3]; all must have one network size."""
-        feature_map = self.network.feature_map(self.network.prepare(images))
+        feature_map = self.network.grid_map(self.network.prepare(images))
         pooled = F.adaptive_avg_pool2d(feature_map, self.cells).flatten(2).transpose(1, 2)  # [B, cells, D]
         features = pooled.contiguous().cpu().numpy()
         return [

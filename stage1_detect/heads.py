@@ -31,6 +31,18 @@ class RegionOutputs(NamedTuple):
     regions_per_image: list[int]
 
 
+def split_regions(outputs: RegionOutputs) -> list[RegionOutputs]:
+    """Each picture's share."""
+    sizes = outputs.regions_per_image
+    parts = zip(*(torch.split(tensor, sizes) for tensor in outputs[:3]), strict=True)
+    return [RegionOutputs(*part, [size]) for part, size in zip(parts, sizes, strict=True)]
+
+
+def take_regions(outputs: RegionOutputs, indices: Tensor) -> RegionOutputs:
+    """The given regions [n] of one picture, in that order."""
+    return RegionOutputs(*(tensor[indices] for tensor in outputs[:3]), [len(indices)])
+
+
 class RegionHead(nn.Module):
     """Pools regions from the map and says what they are."""
 
@@ -114,7 +126,7 @@ class PooledVector(nn.Module):
 
 
 class AttributeHead(nn.Module):
-    """softmax(W2 relu(W1 [feature; embedding of the class])), without an attribute "none"."""
+    """softmax(W2 relu(W1 [feature; embedding of the class])); published heads have "none" as their first column."""
 
     def __init__(
         self, config: DetectorConfig, feature_dim: int, num_classes: int, num_attributes: int
@@ -122,10 +134,11 @@ class AttributeHead(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_classes, config.class_embedding_dim)
         self.hidden = nn.Linear(feature_dim + config.class_embedding_dim, config.attribute_hidden_dim)
-        self.logits = nn.Linear(config.attribute_hidden_dim, num_attributes)
+        none = config.no_attribute != "absent"
+        self.logits = nn.Linear(config.attribute_hidden_dim, num_attributes + none)
 
     def forward(self, features: Tensor, class_ids: Tensor) -> Tensor:
-        """[n, A] logits from features [n, D] and class ids [n] int64, background 0."""
+        """[n, A] logits from features [n, D] and class ids [n] int64, background 0; one more with "none" first."""
         hidden = torch.relu(self.hidden(torch.cat([features, self.embedding(class_ids)], 1)))
         logits: Tensor = self.logits(hidden)
         return logits

@@ -16,6 +16,7 @@ from stage1_detect.config import (
     DetectorConfig,
     Interpolation,
     SelectionConfig,
+    SizeRounding,
 )
 from store_schema.artifacts import find_model_dir, model_fingerprint, read_model_json
 from store_schema.errors import CheckpointError, ConfigError, InputNotFoundError
@@ -48,6 +49,7 @@ class ClassifierConfig:
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN
     pixel_std: tuple[float, ...] = IMAGENET_STD
     interpolation: Interpolation = "bilinear_antialias"
+    size_rounding: SizeRounding = "half_even"
 
     def __post_init__(self) -> None:
         if self.name not in CLASSIFIER_CHANNELS:
@@ -93,11 +95,12 @@ class ExtractorSpec:
 
     mode: BoxSource = "proposal"
     """"proposal": the detector's proposals, features pooled from them. "refined": its regressed boxes, pooled
-    again. "grid": cells of a feature map. "given": boxes found elsewhere."""
+    again. "regressed": its regressed boxes beside the proposals' features, as Hugging Face and detectron2 give them.
+    "grid": cells of a feature map. "given": boxes found elsewhere."""
     weights: str
     """A trained detector (model folder, checkpoint or run), or the weights file of `classifier`."""
     selection: SelectionConfig | None = None
-    """Which proposals become regions; for "proposal" and "refined"."""
+    """Which proposals become regions; for "proposal", "refined" and "regressed"."""
     cells: tuple[int, int] | None = None
     """Rows and columns of the "grid"; a map of another size is averaged to it."""
     boxes: GivenBoxesConfig | None = None
@@ -109,9 +112,7 @@ class ExtractorSpec:
     def __post_init__(self) -> None:
         if self.mode not in get_args(BoxSource):
             raise ConfigError(f"mode must be one of {get_args(BoxSource)}, not {self.mode!r}")
-        needed = {"proposal": "selection", "refined": "selection", "grid": "cells", "given": "boxes"}[
-            self.mode
-        ]
+        needed = {"grid": "cells", "given": "boxes"}.get(self.mode, "selection")
         for name in ("selection", "cells", "boxes"):
             if (getattr(self, name) is not None) != (name == needed):
                 state = "is needed" if name == needed else "has no effect"
@@ -200,8 +201,6 @@ def _describe_detector(spec: ExtractorSpec) -> _Source:
     if described.get("task") != "detector":
         raise CheckpointError(f"{model_dir}: a detector expected, model.json says {described.get('task')!r}")
     config = DetectorConfig.from_dict(described["config"])
-    conv4 = 256 if config.backbone == "resnet18" else 1024
-    map_channels = config.widths[-1] if config.backbone == "small" else conv4
     facts = {
         "name": config.backbone,
         "fingerprint": model_fingerprint(model_dir),
@@ -210,8 +209,8 @@ def _describe_detector(spec: ExtractorSpec) -> _Source:
     }
     return _Source(
         facts=facts,
-        map_channels=map_channels,
-        region_dim=config.hidden_dim or 2 * map_channels,
+        map_channels=config.map_channels,
+        region_dim=config.feature_dim,
         object_names=tuple(described["object_names"]),
         attribute_names=tuple(described["attribute_names"]),
     )

@@ -2,7 +2,7 @@
 
 Pictures are batched only when the network sees them at the same size, so that nothing is padded: padding
 reaches the features through the border of convolutions and of pooling. A picture whose size is already the
-network's is not resampled.
+network's is not resampled. Size, scale and interpolation are those of whoever trained the weights.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stage1_detect.config import ChannelOrder, Interpolation
+from stage1_detect.config import ChannelOrder, Interpolation, SizeRounding
 
 
 class Preprocessing(Protocol):
@@ -33,6 +33,8 @@ class Preprocessing(Protocol):
     def pixel_std(self) -> tuple[float, ...]: ...
     @property
     def interpolation(self) -> Interpolation: ...
+    @property
+    def size_rounding(self) -> SizeRounding: ...
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ class ImageBatch:
 
 def network_size(height: int, width: int, config: Preprocessing) -> tuple[int, int]:
     """(height, width) of a picture in the network: short side as configured, unless the long side gets too long."""
-    scale = config.short_side / min(height, width)
-    if round(scale * max(height, width)) > config.long_side:
-        scale = config.long_side / max(height, width)
-    return max(1, round(scale * height)), max(1, round(scale * width))
+    if config.size_rounding == "half_up":
+        return _size_rounded_up(height, width, config)
+    scale = _scale(height, width, config)
+    rounding = {"half_even": round, "floor": int}[config.size_rounding]
+    return max(1, rounding(scale * height)), max(1, rounding(scale * width))
 
 
 def group_by_size(images: Sequence[NDArray[np.uint8]], config: Preprocessing) -> list[list[int]]:
@@ -101,7 +104,11 @@ def prepare(
     pixels = to_network(images, config, device)
     sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
     height, width = pixels.shape[2:]
-    scales = torch.tensor([[width / w, height / h] for h, w in sizes], dtype=torch.float32, device=device)
+    if config.interpolation == "bilinear_exact":
+        by_axis = [[_scale(h, w, config)] * 2 for h, w in sizes]
+    else:
+        by_axis = [[width / w, height / h] for h, w in sizes]
+    scales = torch.tensor(by_axis, dtype=torch.float32, device=device)
     return ImageBatch(pixels, scales, sizes, tuple(range(len(images)) if indices is None else indices))
 
 
@@ -140,5 +147,43 @@ def _resize(
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float()
     if pixels.shape[2:] == target:
         return pixels
+    if config.interpolation == "bilinear_exact":
+        scale = _scale(image.shape[0], image.shape[1], config)
+        return _resize_axis(_resize_axis(pixels, 3, target[1], scale), 2, target[0], scale)
     antialias = config.interpolation == "bilinear_antialias"
     return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def _resize_axis(pixels: Tensor, axis: int, size: int, scale: float) -> Tensor:
+    """Linear interpolation along one axis by the exact scale: what OpenCV does with `fx` and `fy`.
+
+    The middle of the n-th pixel lies at (n + 1/2) / scale; beyond the border the border's pixel holds.
+    """
+    last = pixels.shape[axis] - 1
+    places = (torch.arange(size, dtype=torch.float64) + 0.5) / scale - 0.5
+    places = places.clamp(0, last).to(pixels.device)
+    below = places.floor().long()
+    shape = [1] * pixels.dim()
+    shape[axis] = size
+    weight = (places - below).float().reshape(shape)
+    above = (below + 1).clamp(max=last)
+    return torch.lerp(pixels.index_select(axis, below), pixels.index_select(axis, above), weight)
+
+
+def _scale(height: int, width: int, config: Preprocessing) -> float:
+    """Network pixels per original pixel, before the sizes are rounded."""
+    short, long = min(height, width), max(height, width)
+    scale = config.short_side / short
+    if config.size_rounding == "floor":
+        return min(scale, config.long_side / long)
+    return config.long_side / long if round(scale * long) > config.long_side else scale
+
+
+def _size_rounded_up(height: int, width: int, config: Preprocessing) -> tuple[int, int]:
+    """As the Hugging Face release: in two steps, the second from the unrounded result of the first."""
+    scale = config.short_side / min(height, width)
+    new = (config.short_side, scale * width) if height < width else (scale * height, config.short_side)
+    if max(new) > config.long_side:
+        scale = config.long_side / max(new)
+        new = new[0] * scale, new[1] * scale
+    return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))

@@ -23,7 +23,7 @@ from store_schema.layout import (
     array_specs,
 )
 
-BoxSource = Literal["proposal", "refined", "given", "grid"]
+BoxSource = Literal["proposal", "refined", "regressed", "given", "grid"]
 FeatureDtype = Literal["float16", "float32"]
 
 

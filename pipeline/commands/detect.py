@@ -7,6 +7,7 @@ that has grown it does what is new. docs/detect.md says more.
 example: butd detect runs/scenes --weights runs/detector --store runs/regions.zarr --regions 12
          butd detect photos/ --weights runs/detector --store runs/photos.zarr --min-regions 10 --max-regions 100
          butd detect runs/scenes --weights runs/detector --store runs/grid.zarr --mode grid --regions 12
+         butd detect photos/ --weights hf:unc-nlp/frcnn-vg-finetuned --store runs/vg.zarr
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.weights import WeightsOption
 from store_schema.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,14 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--weights",
         required=True,
-        help="a trained detector (run, checkpoint), or a classifier's weights file",
+        action=WeightsOption,
+        help="a trained or converted detector, a classifier's weights file, hf:OWNER/NAME[@REVISION], torchvision:NAME "
+        "or a URL; alone: list the known ones",
     )
     add("--store", type=Path, required=True, help="the store to write or to go on with")
     add(
         "--mode",
-        choices=["proposal", "refined", "grid", "given"],
-        default="proposal",
-        help="default: proposal",
+        choices=["proposal", "refined", "regressed", "grid", "given"],
+        help="default: as the publishers of converted weights do, else proposal",
     )
     add("--regions", type=int, metavar="K", help="k regions in every picture (default 36)")
     add("--min-regions", type=int, help="adaptive: at least so many regions, with --max-regions")
@@ -216,11 +219,16 @@ def _unreadable(store: Path, image_ids: set[str]) -> int:
 
 
 def _spec(options: argparse.Namespace) -> "ExtractorSpec":
+    from pipeline.weights import published_extraction, resolve_weights
     from stage1_detect.config import SelectionConfig
     from stage1_detect.spec import ClassifierConfig, ExtractorSpec, GivenBoxesConfig, cells_for
 
+    weights = resolve_weights(options.weights, classifier=options.classifier is not None)
+    published = published_extraction(weights)
+    options.mode = options.mode or published.get("mode", "proposal")
     _refuse_options_without_effect(options)
-    least, most = _limits(options)
+    usual = published.get("selection", {}) if options.mode not in ("grid", "given") else {}
+    least, most = _limits(options, usual)
     thresholds = {
         name: getattr(options, name)
         for name in ("score_thresh", "nms_thresh")
@@ -234,7 +242,7 @@ def _spec(options: argparse.Namespace) -> "ExtractorSpec":
             raise UsageError("--mode given needs --boxes: a table of boxes, or FastestDet as .onnx")
         boxes = GivenBoxesConfig(path=options.boxes, max_regions=most, **thresholds)
     else:
-        selection = SelectionConfig(min_regions=least, max_regions=most, **thresholds)
+        selection = SelectionConfig(**{**usual, "min_regions": least, "max_regions": most, **thresholds})
     classifier = None
     if options.classifier is not None:
         short_side = 320 if options.short_side is None else options.short_side
@@ -243,7 +251,7 @@ def _spec(options: argparse.Namespace) -> "ExtractorSpec":
         )
     return ExtractorSpec(
         mode=options.mode,
-        weights=options.weights,
+        weights=weights,
         selection=selection,
         cells=cells,
         boxes=boxes,
@@ -279,12 +287,13 @@ def _device(name: str) -> str:
     return str(resolve_device(name))
 
 
-def _limits(options: argparse.Namespace) -> tuple[int, int]:
-    """Fixed k by --regions, or the two limits of an adaptive choice."""
+def _limits(options: argparse.Namespace, usual: Mapping[str, int]) -> tuple[int, int]:
+    """Fixed k by --regions, or the two limits of an adaptive choice; else what is usual for the weights, or 36."""
     given = (options.min_regions, options.max_regions)
     if given == (None, None):
-        k = options.regions if options.regions is not None else 36
-        return k, k
+        if options.regions is None:
+            return usual.get("min_regions", 36), usual.get("max_regions", 36)
+        return options.regions, options.regions
     if options.regions is not None:
         raise UsageError("--regions fixes k; give either it or --min-regions and --max-regions")
     if None in given:

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,60 @@ def test_a_resnet_ends_before_conv5() -> None:
     assert (backbone.channels, backbone.stride) == (256, 16)
 
 
-@pytest.mark.parametrize("config", [DetectorConfig(), DetectorConfig.resnet_c4("resnet50")])
+TINY: dict[str, Any] = {"blocks": (1, 2, 1, 2), "width_per_group": 4}
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 49), (600, 800), (33, 31)])
+def test_the_caffe_stem_rounds_up_without_a_border(size: tuple[int, int]) -> None:
+    config = DetectorConfig.resnet_c4("bottleneck", stem_pool="ceil", stride_in_1x1=True, **TINY)
+    with torch.device("meta"):
+        backbone, _ = build_backbone(config)
+        feature_map = backbone(torch.zeros(1, 3, *size))
+
+    def halved(side: int) -> int:
+        return (side + 1) // 2
+
+    stem = [halved(halved(side) - 3) + 1 for side in size]
+    assert feature_map.shape[2:] == tuple(halved(halved(side)) for side in stem)
+
+
+def test_a_dilated_conv5_keeps_the_maps_size_and_sees_twice_as_far() -> None:
+    config = DetectorConfig.resnet_c4("bottleneck", conv5_dilation=2, stride_in_1x1=True, **TINY)
+    conv5 = build_backbone(config)[1]
+    assert conv5 is not None
+    assert [block.conv2.dilation for block in conv5] == [(2, 2), (2, 2)]  # type: ignore[union-attr]
+    with torch.no_grad():
+        assert conv5.eval()(torch.zeros(1, 1024, 14, 14)).shape == (1, 2048, 14, 14)
+
+
+@pytest.mark.parametrize(("in_1x1", "strides"), [(True, (2, 1)), (False, (1, 2))])
+def test_a_stages_stride_sits_where_it_is_told(in_1x1: bool, strides: tuple[int, int]) -> None:
+    config = DetectorConfig.resnet_c4("bottleneck", stride_in_1x1=in_1x1, **TINY)
+    backbone, conv5 = build_backbone(config)
+    assert isinstance(backbone, ResNetC4)
+    assert conv5 is not None
+    for stage in (backbone.body[5], backbone.body[6], conv5):
+        first = stage[0]  # type: ignore[index]
+        assert (first.conv1.stride[0], first.conv2.stride[0]) == strides
+        assert first.downsample[0].stride == (2, 2)
+
+
+def test_mobilenet_ends_at_stride_sixteen() -> None:
+    config = DetectorConfig(backbone="mobilenet_v2", widths=())
+    backbone, conv5 = build_backbone(config)
+    assert conv5 is None
+    with torch.no_grad():
+        assert backbone.eval()(torch.zeros(1, 3, 65, 64)).shape == (1, config.map_channels, 5, 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DetectorConfig(),
+        DetectorConfig.resnet_c4("bottleneck", **TINY),
+        DetectorConfig(backbone="mobilenet_v2", widths=()),
+    ],
+)
 def test_folding_batch_norm_changes_only_rounding(config: DetectorConfig) -> None:
     torch.manual_seed(0)
     backbone = with_statistics(build_backbone(config)[0])

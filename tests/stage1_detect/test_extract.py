@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,13 +116,45 @@ def test_refined_boxes_are_other_boxes_with_features_of_their_own(
     np.testing.assert_allclose(refined.features, features, rtol=1e-3, atol=1e-4)
 
 
-def test_too_few_proposals_become_regions_as_they_are(
-    detector_dir: Path, images: list[NDArray[np.uint8]]
+@pytest.mark.parametrize("mode", ["proposal", "refined", "regressed"])
+def test_too_few_proposals_are_completed_by_parts_of_the_picture(
+    detector_dir: Path, images: list[NDArray[np.uint8]], mode: Any
 ) -> None:
     detector = load_detector(detector_dir).detector
-    selection = SelectionConfig(min_regions=30, max_regions=40)  # this detector proposes 20 at most
-    (record,) = RegionExtractor(detector, selection, refined=False).extract(images[:1], ["a"])
-    assert 0 < len(record.boxes) <= 20
+    fewer = SelectionConfig(min_regions=1, max_regions=40, score_thresh=0.0)
+    asked = SelectionConfig(min_regions=30, max_regions=40, score_thresh=0.0)  # it proposes 20 at most
+    records = RegionExtractor(detector, fewer, mode=mode).extract(images[:2], ["a", "b"])
+    completed = RegionExtractor(detector, asked, mode=mode).extract(images[:2], ["a", "b"])
+    for record, full in zip(records, completed, strict=True):
+        found = len(record.boxes)
+        assert 0 < found <= 20
+        assert len(full.boxes) == 30
+        np.testing.assert_array_equal(full.boxes[:found], record.boxes)
+        np.testing.assert_array_equal(full.features[:found], record.features)
+        width, height = record.width, record.height
+        np.testing.assert_allclose(full.boxes[found], [0, 0, width, height])
+        np.testing.assert_allclose(full.boxes[found + 1], [0, 0, width / 2, height / 2])
+
+
+def test_regressed_boxes_stand_beside_the_features_of_their_proposals(
+    detector_dir: Path, images: list[NDArray[np.uint8]]
+) -> None:
+    """Every feature is that of some proposal, and its box is the proposal moved."""
+    _, (record,) = extract(spec_of(detector_dir, "regressed"), images[:1])
+    detector = load_detector(detector_dir).detector
+    with torch.inference_mode():
+        batch = detector.prepare(images[:1])
+        feature_map = detector.feature_map(batch)
+        (boxes,) = detector.propose(feature_map, batch)
+        outputs = detector.regions(feature_map, batch, [boxes])
+        objects = outputs.class_logits[:, 1:].argmax(1)
+        moved = detector.to_original(
+            detector.refine(outputs.box_deltas, boxes, objects + 1, batch), batch, 0
+        ).numpy()
+    for box, feature in zip(record.boxes, record.features, strict=True):
+        (proposal,) = np.flatnonzero((outputs.features.numpy() == feature).all(1))
+        np.testing.assert_array_equal(moved[proposal], box)
+    assert np.abs(moved - detector.to_original(boxes, batch, 0).numpy()).max() > 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3)])

@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
 from stage1_detect.config import SelectionConfig
-from stage1_detect.select import predicted_objects, select_regions
+from stage1_detect.select import completing_boxes, predicted_objects, select_moved, select_regions
 from store_schema.errors import ConfigError
 
 
@@ -47,6 +50,92 @@ def test_selection_equals_a_loop_over_classes_on_random_cases() -> None:
     for case in range(3000):
         boxes, probs, config = random_case(rng)
         assert select_regions(boxes, probs, config).tolist() == published_rule(boxes, probs, config), case
+
+
+def caffe_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], thresh: float) -> list[int]:
+    """The loop of the Caffe release's CPU form: inclusive boxes, suppressed at the threshold or above."""
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
+    order = np.argsort(-scores, kind="stable")
+    suppressed, kept = np.zeros(len(boxes), bool), []
+    for place, i in enumerate(order):
+        if suppressed[i]:
+            continue
+        kept.append(int(i))
+        rest = order[place + 1 :]
+        width = np.maximum(0, np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest]) + 1)
+        height = np.maximum(0, np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest]) + 1)
+        inter = width * height
+        suppressed[rest[inter / (areas[i] + areas[rest] - inter) >= thresh]] = True
+    return kept
+
+
+def caffe_rule(boxes: Tensor, class_probs: Tensor, config: SelectionConfig) -> list[int]:
+    """The release's extraction, line by line; equal scores in index order, which numpy's own sort leaves open."""
+    probs, best = class_probs.numpy(), np.zeros(len(boxes), np.float32)
+    for class_id in range(1, probs.shape[1]):
+        keep = caffe_nms(boxes.numpy(), probs[:, class_id], config.nms_thresh)
+        best[keep] = np.where(probs[keep, class_id] > best[keep], probs[keep, class_id], best[keep])
+    kept = np.where(best >= np.float32(config.score_thresh))[0]
+    if len(kept) < config.min_regions:
+        kept = np.argsort(-best, kind="stable")[: config.min_regions]
+    elif len(kept) > config.max_regions:
+        kept = np.argsort(-best, kind="stable")[: config.max_regions]
+    return [int(index) for index in kept]
+
+
+def test_selection_equals_the_caffe_releases_loop_on_random_cases() -> None:
+    """Whole-pixel boxes meet the threshold exactly; the order is the proposals' where no limit applies."""
+    rng = np.random.default_rng(2)
+    unsorted = 0
+    for case in range(1500):
+        boxes, probs, config = random_case(rng)
+        config = replace(config, order="proposal")
+        chosen = select_regions(boxes, probs, config, inclusive=True).tolist()
+        assert chosen == caffe_rule(boxes, probs, config), case
+        unsorted += (
+            chosen != select_regions(boxes, probs, replace(config, order="score"), inclusive=True).tolist()
+        )
+    assert unsorted > 50
+
+
+def hugging_face_rule(boxes: Tensor, scores: Tensor, config: SelectionConfig) -> list[int]:
+    """Thresholds tried in turn until enough are left; then, where the release fails, the best of the rest."""
+    kept: list[int] = []
+    for thresh in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        kept = nms(boxes, scores, thresh).tolist()
+        if len(kept) >= config.min_regions:
+            return kept[: config.max_regions]
+    rest = [i for i in scores.argsort(descending=True, stable=True).tolist() if i not in kept]
+    return (kept + rest)[: config.min_regions]
+
+
+def test_selection_of_moved_boxes_equals_the_hugging_face_loop_on_random_cases() -> None:
+    rng = np.random.default_rng(3)
+    for case in range(1500):
+        boxes, probs, given = random_case(rng)
+        config = SelectionConfig(
+            min_regions=given.min_regions, max_regions=given.max_regions, nms_thresh=0.3, rule="max_nms"
+        )
+        scores = probs[:, 1:].amax(1) if probs.shape[1] > 1 else torch.zeros(len(boxes))
+        assert select_moved(boxes, scores, config).tolist() == hugging_face_rule(boxes, scores, config), case
+
+
+def test_completing_boxes_are_the_picture_and_its_parts() -> None:
+    boxes = completing_boxes(6, (60, 120))
+    expected = [
+        [0, 0, 120, 60],
+        [0, 0, 60, 30],
+        [60, 0, 120, 30],
+        [0, 30, 60, 60],
+        [60, 30, 120, 60],
+        [0, 0, 40, 20],
+    ]
+    torch.testing.assert_close(boxes, torch.tensor(expected).float())
+    assert completing_boxes(0, (60, 120)).shape == (0, 4)
+    many = completing_boxes(300, (7, 5))
+    assert len(many.unique(dim=0)) == 300
+    assert (many[:, :2] < many[:, 2:]).all()
 
 
 def test_selection_equals_a_loop_with_a_large_vocabulary_that_is_sorted_in_bands() -> None:

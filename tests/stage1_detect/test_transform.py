@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from stage1_detect import transform
 from stage1_detect.config import DetectorConfig
@@ -66,3 +69,58 @@ def test_boxes_of_the_original_stay_inside_it() -> None:
     batch = transform.prepare([picture(301, 301)], DetectorConfig(), CPU)
     box = transform.to_original(torch.tensor([[-1.0, 0, 128, 129]]), batch, 0)
     assert box.tolist() == [[0, 0, 301, 301]]
+
+
+def opencv_resize(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
+    """cv2.resize(pixels.astype(float32), None, None, fx=scale, fy=scale), pixel by pixel, as its documents say."""
+    height, width = (round(side * scale) for side in pixels.shape[:2])
+    out = np.zeros((height, width, 3))
+    for row in range(height):
+        for column in range(width):
+            y, x = (
+                min(max((place + 0.5) / scale - 0.5, 0), side - 1)
+                for place, side in ((row, pixels.shape[0]), (column, pixels.shape[1]))
+            )
+            y0, x0 = int(y), int(x)
+            y1, x1 = min(y0 + 1, pixels.shape[0] - 1), min(x0 + 1, pixels.shape[1] - 1)
+            above = pixels[y0, x0] * (1 - (x - x0)) + pixels[y0, x1] * (x - x0)
+            below = pixels[y1, x0] * (1 - (x - x0)) + pixels[y1, x1] * (x - x0)
+            out[row, column] = above * (1 - (y - y0)) + below * (y - y0)
+    return out.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(30, 41), (7, 19), (100, 55)])
+def test_the_exact_resize_keeps_the_scale_where_the_size_was_rounded(size: tuple[int, int]) -> None:
+    config = DetectorConfig(
+        interpolation="bilinear_exact",
+        pixel_mean=(0.0, 0.0, 0.0),
+        pixel_std=(1.0, 1.0, 1.0),
+        short_side=24,
+        long_side=50,
+    )
+    pixels = picture(*size)
+    batch = transform.prepare([pixels], config, CPU)
+    scale = min(24 / min(size), 50 / max(size))
+    np.testing.assert_allclose(
+        batch.images[0].permute(1, 2, 0).numpy(), opencv_resize(pixels, scale), atol=1e-3
+    )
+    assert batch.scales.tolist() == [[pytest.approx(scale)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"), [("half_even", (300, 1000)), ("half_up", (301, 1000)), ("floor", (300, 1000))]
+)
+def test_sizes_are_rounded_as_those_who_trained_the_weights_do(
+    rounding: Any, expected: tuple[int, int]
+) -> None:
+    config = DetectorConfig(size_rounding=rounding, short_side=600, long_side=1000)
+    assert transform.network_size(601, 2000, config) == expected
+    assert transform.network_size(480, 640, config) == (600, 800)
+
+
+@pytest.mark.parametrize("size", [(480, 641), (427, 640), (333, 1000), (1001, 500), (2, 3)])
+def test_rounding_down_gives_the_sizes_of_torchvision(size: tuple[int, int]) -> None:
+    config = DetectorConfig(size_rounding="floor", short_side=800, long_side=1333)
+    torchvisions = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3, size_divisible=1)
+    images, _ = torchvisions([torch.zeros(3, *size)])
+    assert transform.network_size(*size, config) == images.image_sizes[0]
