@@ -22,9 +22,10 @@ from stage1_detect.detection_metrics import evaluate
 from stage1_detect.detector import Detector
 from stage1_detect.losses import DetectionBatch, LossConfig, detection_losses
 from stage1_detect.pictures import Picture, PictureSource
+from store_schema.coverage import detection_tables_fingerprint
 from store_schema.errors import ButdError, ConfigError, UsageError
-from store_schema.fingerprint import file_sha256, fingerprint
-from store_schema.tables import TableName, has_table, table_path
+from store_schema.fingerprint import fingerprint
+from store_schema.tables import table_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,16 +193,13 @@ def build_detection_task(
         object_names=train.object_names,
         attribute_names=train.attribute_names,
     )
-    names: tuple[TableName, ...] = ("images", "objects", "object_attributes")
     return DetectionTask(
         config=config,
         data=data,
         losses=losses or LossConfig(),
         train=train,
         val=val,
-        tables_fingerprint=fingerprint(
-            {n: file_sha256(table_path(tables, n)) for n in names if has_table(tables, n)}
-        ),
+        tables_fingerprint=detection_tables_fingerprint(tables),
         device=torch.device(device),
     )
 

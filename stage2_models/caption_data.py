@@ -19,6 +19,7 @@ from stage2_models.caption_tokens import CaptionTokens
 from stage2_models.loader import DEFAULT_WORKERS, RegionBatch, build_loader
 from stage2_models.loading.pinning import Pin
 from stage2_models.vocabulary import Vocabulary, tokenise
+from store_schema.coverage import Coverage, coverage
 from store_schema.errors import ConfigError, UsageError
 from store_schema.reader import RegionStore
 from store_schema.tables import read_table
@@ -132,27 +133,25 @@ def read_captions(tables: Path, split: str, store: RegionStore, *, max_missing_s
     if num_empty:
         logger.warning("%s: %s captions of split %s have no words and are left out", tables, num_empty, split)
     image_ids = list(by_image)
-    there = store.image_ids.places(image_ids) >= 0
-    missing = [image_id for image_id, found in zip(image_ids, there, strict=True) if not found]
-    if missing:
-        _report_missing(missing, len(image_ids), split, store, max_missing_share)
-    kept = [image_id for image_id, found in zip(image_ids, there, strict=True) if found]
+    found = coverage(store, image_ids)
+    if found.num_missing:
+        _report_missing(found, split, store, max_missing_share)
+    missing = set(found.missing)
+    kept = [image_id for image_id in image_ids if image_id not in missing]
     if not kept:
         raise UsageError(f"{tables}: no caption of split {split!r} has any words")
     return Captions(tuple(kept), tuple(tuple(by_image[image_id]) for image_id in kept))
 
 
-def _report_missing(
-    missing: list[str], total: int, split: str, store: RegionStore, max_missing_share: float
-) -> None:
+def _report_missing(found: Coverage, split: str, store: RegionStore, max_missing_share: float) -> None:
     message = (
-        f"the store {store.path} has no regions of {len(missing)} of the {total} pictures with captions in split "
-        f"{split!r} (such as {', '.join(missing[:3])})"
+        f"the store {store.path} has no regions of {found.num_missing} of the {found.num_images} pictures with "
+        f"captions in split {split!r}: {found.why_missing()}"
     )
-    if len(missing) > max_missing_share * total:
+    if found.num_missing > max_missing_share * found.num_images:
         raise UsageError(
             f"{message}; that is more than data.max_missing_share {max_missing_share}: finish the store with "
-            "'butd detect', see its problems with 'butd store info', or allow a larger share"
+            "'butd detect', see which with 'butd store coverage', or allow a larger share"
         )
     logger.warning("%s: they are left out", message)
 

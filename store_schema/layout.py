@@ -30,6 +30,9 @@ MAX_ID_BYTES = 1024
 
 ZSTD_LEVEL = 1
 
+COORDINATES = "image_id width height num_regions"
+"""Arrays that xarray shows as coordinates of the arrays of regions."""
+
 IMAGE_NOTES = {
     "exif_turned": "its EXIF orientation turned or mirrored it; size and boxes are of the turned picture",
     "first_frame": "its file holds several pictures or an animation; the first was taken",
@@ -85,10 +88,14 @@ class ArraySpec:
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": self.fill,
             "codecs": codecs,
-            "attributes": {"unit": self.unit, "meaning": self.meaning},
+            "attributes": {"unit": self.unit, "meaning": self.meaning, **self._coordinates()},
             "dimension_names": list(self.dims),
             "storage_transformers": [],
         }
+
+    def _coordinates(self) -> dict[str, str]:
+        """What tells xarray (the CF conventions) which arrays say what a row of regions belongs to."""
+        return {"coordinates": COORDINATES} if "region" in self.dims else {}
 
     def chunk_key(self, block: int, *rest: int) -> str:
         """The name of a block's file within the array's folder; further indexes default to 0."""

@@ -4,6 +4,12 @@ example: butd store info runs/regions.zarr
          butd store verify runs/regions.zarr --full
          butd store show runs/regions.zarr s1-000000 --image runs/scenes/images/000000.jpg --out regions.png
          butd store problems runs/regions.zarr
+         butd store repair runs/regions.zarr
+         butd store copy runs/train.zarr runs/val.zarr runs/both.zarr
+         butd store import train2014_obj36.tsv --store runs/coco.zarr
+         butd store export runs/regions.zarr regions.json --format coco-json
+         butd store coverage runs/regions.zarr --tables runs/scenes
+         butd store diff runs/regions.zarr runs/other.zarr
 """
 
 import argparse
@@ -15,6 +21,13 @@ ACTIONS = {
     "verify": "whether it is whole; exit code 1 if not",
     "show": "one picture's regions, as a table and drawn",
     "problems": "pictures that could not be read, with the reason",
+    "repair": "drop damaged blocks, so that the job writes them anew",
+    "copy": "chosen pictures, another type or codec, several stores in one",
+    "upgrade": "bring a store of an older schema version up to date",
+    "import": "published feature files into a store",
+    "export": "a store into files that other programs read",
+    "coverage": "which pictures of a data set have no regions; exit code 1 if some",
+    "diff": "what differs between two stores; exit code 1 if anything",
 }
 
 
@@ -39,4 +52,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _module(action: str) -> ModuleType:
+    action = "import_" if action == "import" else action  # a module cannot have a keyword's name
     return importlib.import_module(f"pipeline.commands.store_actions.{action}")

@@ -1,0 +1,35 @@
+"""Lists of class names: one a line, of several comma-separated spellings the first is the name."""
+
+from pathlib import Path
+
+from store_schema.errors import InputNotFoundError, UsageError
+
+VISUAL_GENOME = "vg"
+"""Stands for the 1,600 objects and 400 attributes that published bottom-up features are labelled with."""
+
+
+def read_names(source: str, kind: str) -> tuple[str, ...]:
+    """The names of a list: a file, or "vg".
+
+    Args:
+        kind: "objects" or "attributes".
+
+    Errors: `InputNotFoundError`; `UsageError` for an empty line or a name that stands twice.
+    """
+    path = Path(__file__).parent / "vg" / f"{kind}_vocab.txt" if source == VISUAL_GENOME else Path(source)
+    if not path.is_file():
+        raise InputNotFoundError(
+            f"--{kind} {source}: there is no such file; name a list of names, one a line, or "
+            f"'{VISUAL_GENOME}' for the Visual Genome list"
+        )
+    names = tuple(
+        line.split(",")[0].strip() for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    )
+    if "" in names:
+        raise UsageError(
+            f"--{kind} {source}: line {names.index('') + 1} holds no name; numbers in a file count lines"
+        )
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"--{kind} {source}: {repeated!r} stands on two lines; a name must be one label")
+    return names
