@@ -62,7 +62,7 @@ ADAPTIVE = [regions(number, num) for number, num in ((42, 10), (9, 31), (318556,
 
 
 def text(values: NDArray[Any]) -> str:
-    return base64.b64encode(values).decode("ascii")
+    return base64.b64encode(values.tobytes()).decode("ascii")
 
 
 def caffe_tsv(path: Path, pictures: Sequence[Regions]) -> Path:

@@ -7,7 +7,9 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -47,12 +49,13 @@ def test_a_pickle_in_an_npz_never_runs_anything(trusted: bool, tmp_path: Path) -
         assert_holds(store, FIXED, by="name")
 
 
-def test_features_that_are_a_pickle_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"read": TRUSTED}])
+def test_boxes_that_are_a_pickle_are_named(options: dict[str, Any], tmp_path: Path) -> None:
     folder = foreign.milvlg_npz(tmp_path / "features", FIXED)
     p = FIXED[1]
-    np.savez(folder / p.name, x=p.features, bbox=np.array(Evil(tmp_path / "ran"), object), num_bbox=6)  # type: ignore[arg-type]
-    reason = imported(folder, tmp_path / "store").problems()[0].reason
-    assert "no features" in reason or "bbox" in reason
+    boxes = np.full((6, 4), Evil(tmp_path / "ran"), object)
+    np.savez(folder / p.name, x=p.features, bbox=boxes, image_h=p.height, image_w=p.width)
+    assert "bbox is a pickle" in imported(folder, tmp_path / "store", **options).problems()[0].reason
     assert not (tmp_path / "ran").exists()
 
 
@@ -131,26 +134,49 @@ def test_a_gzip_is_named_and_not_unpacked(tmp_path: Path) -> None:
         imported(path, tmp_path / "store", format="caffe-tsv")
 
 
-def test_hdf5_values_in_other_files_and_giant_chunks_are_refused(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(bytes(3 * 6 * 4 * 4))
-    for number, make in enumerate(
-        (
-            lambda file: file.create_dataset(
-                "image_bb", (3, 6, 4), "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
-            ),
-            lambda file: file.__setitem__(
-                "image_bb", h5py.ExternalLink(str(tmp_path / "other.hdf5"), "boxes")
-            ),
-            lambda file: file.create_dataset("image_bb", (3 << 20, 1000, 4), "f4", chunks=(1 << 18, 1000, 4)),
-        )
-    ):
-        path = foreign.butd_hdf5(tmp_path / f"val{number}.hdf5", FIXED)
-        with h5py.File(path, "a") as file:
-            del file["image_bb"]
-            make(file)
-        with pytest.raises(UsageError, match=r"lie in other files|is expected in the file|unpacks in pieces"):
-            imported(path, tmp_path / "store", read=TRUSTED)
+def raw_file_elsewhere(file: h5py.File, folder: Path) -> None:
+    (folder / "secret").write_bytes(bytes(3 * 6 * 4 * 4))
+    file.create_dataset(
+        "image_bb", (3, 6, 4), "f4", external=[(str(folder / "secret"), 0, h5py.h5f.UNLIMITED)]
+    )
+
+
+def link_elsewhere(file: h5py.File, folder: Path) -> None:
+    with h5py.File(folder / "other.hdf5", "w") as other:
+        other["boxes"] = np.zeros((3, 6, 4), np.float32)
+    file["image_bb"] = h5py.ExternalLink(str(folder / "other.hdf5"), "boxes")
+
+
+def virtual_elsewhere(file: h5py.File, folder: Path) -> None:
+    link_elsewhere(file, folder)
+    del file["image_bb"]
+    layout = h5py.VirtualLayout((3, 6, 4), "f4")
+    layout[:] = h5py.VirtualSource(folder / "other.hdf5", "boxes", (3, 6, 4))
+    file.create_virtual_dataset("image_bb", layout)
+
+
+def giant_chunk(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("image_bb", (3 << 20, 1000, 4), "f4", chunks=(1 << 17, 1000, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (raw_file_elsewhere, "lie in other files"),
+        (link_elsewhere, "is expected in the file"),
+        (virtual_elsewhere, "lie in other files"),
+        (giant_chunk, "unpacks in pieces of 2,097,152,000 bytes"),
+    ],
+)
+def test_hdf5_values_in_other_files_and_giant_chunks_are_refused(
+    make: Callable[[h5py.File, Path], None], said: str, tmp_path: Path
+) -> None:
+    path = foreign.butd_hdf5(tmp_path / "val36.hdf5", FIXED)
+    with h5py.File(path, "a") as file:
+        del file["image_bb"]
+        make(file, tmp_path)
+    with pytest.raises(UsageError, match=said):
+        imported(path, tmp_path / "store", read=TRUSTED)
 
 
 def test_a_cut_hdf5_is_named(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from store_schema.errors import ConfigError, MalformedRecordError, StoreMismatchError, UsageError
-from store_schema.formats.conversion import Converter
+from store_schema.formats.conversion import Converter, Source
 from store_schema.formats.importing import import_readers, import_regions
 from store_schema.formats.protocol import BadEntry, Entry, Picture, ReadOptions
 from store_schema.reader import RegionStore
+from store_schema.records import ImageRecord, Problem
 from store_schema.tables import write_table
 from store_schema.verify import verify
 from tests.store_schema.formats import foreign
@@ -78,19 +79,27 @@ def test_a_stopped_import_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch:
     path = foreign.caffe_tsv(tmp_path / "a.tsv", MANY)
     whole = imported(path, tmp_path / "whole", block_size=2)
 
+    seen = 0
+
     def stop(number: int) -> None:
         nonlocal seen
         seen += number
         if seen == 5:
             raise KeyboardInterrupt
 
-    seen = 0
     with pytest.raises(KeyboardInterrupt):
         import_regions([path], tmp_path / "store", config(block_size=2), on_pictures=stop)
     assert len(RegionStore.open(tmp_path / "store")) == 4
     read: list[str] = []
     original = Converter.item
-    monkeypatch.setattr(Converter, "item", lambda *a: (read.append(a[1]), original(*a))[1])
+
+    def watched(
+        converter: Converter, image_id: str, listed: Source | BadEntry | None
+    ) -> ImageRecord | Problem:
+        read.append(image_id)
+        return original(converter, image_id, listed)
+
+    monkeypatch.setattr(Converter, "item", watched)
     summary = summarised(path, tmp_path / "store", block_size=2)
     assert (summary.done_before, summary.processed, read) == (4, 4, ["104", "105", "106", "107"])
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
@@ -152,7 +161,7 @@ def test_tables_give_identifiers_for_numbers(tmp_path: Path) -> None:
         ("stems", foreign.lxmert_tsv(tmp_path / "b.tsv", FIXED)),
     ):
         store = imported(path, tmp_path / name, tables=tmp_path)
-        assert sorted(store.image_ids) == sorted(row["image_id"] for row in rows)
+        assert sorted(store.image_ids) == sorted(f"coco:{p.number}" for p in FIXED)
         assert store.image("coco:9").features.tobytes() == FIXED[1].features.tobytes()
 
 

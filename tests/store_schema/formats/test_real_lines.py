@@ -82,6 +82,7 @@ def test_every_format_and_back(name: str, store: RegionStore, tmp_path: Path) ->
     assert_equal(back, chosen.carries)
 
 
+@pytest.mark.slow
 def test_a_chain_through_all_formats(store: RegionStore, tmp_path: Path) -> None:
     """Each format written from a store that came through the one before."""
     export_regions(store, tmp_path / "pictures.json", format_named("coco-json"))
