@@ -5,6 +5,7 @@ sends a byte through a pipe before each; at the n-th it sends itself SIGKILL, or
 Workers come from a fork server, which costs a hundredth of starting Python anew.
 """
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -92,15 +93,15 @@ def _work(
     linger: bool,
     sender: Connection,
 ) -> None:
-    prefix, pipe, count = str(folder), sender.fileno(), 0
+    prefix, pipe, numbers = str(folder), sender.fileno(), itertools.count(1)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal count
-        # Nothing more: formatting or importing in an audit hook would cause events of its own.
+        # Nothing more: formatting or importing in an audit hook would cause events of its own. Files are flushed by
+        # several threads: each takes a number of its own.
         if event in events and str(arguments[0]).startswith(prefix):
-            count += 1
+            number = next(numbers)
             os.write(pipe, b".")
-            if count == kill_at:
+            if number == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)

@@ -21,7 +21,8 @@ from tests.store_schema.killed_work import LARGE, WRITTEN, write_large, write_sm
 from tests.store_schema.self_kill import start, touches
 from tests.store_schema.tiny import METADATA, contents, record, same_record, write_store
 
-PHASES = ("before", "within the arrays", "between flush and commit", "between blocks", "after")
+PHASES = ("before", "within the arrays", "between flush and commit", "after")
+"""Each is to be hit ten times at least; the short time between two blocks as it comes."""
 
 
 def test_a_writer_killed_at_some_instants_is_completed_by_running_again(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_a_writer_killed_at_every_touch_of_a_file_is_completed_by_running_again(
         check_and_resume(path, METADATA, contents(tmp_path / "whole"))
         shutil.rmtree(path)
     print(f"killed at every touch: {dict(phases)}")
-    assert min(phases[name] for name in PHASES[:3]) >= 10, phases
+    assert min(phases[name] for name in PHASES[:3]) >= 10, phases  # after: the touches of closing are few
 
 
 @pytest.mark.slow
