@@ -67,13 +67,18 @@ def _attempt(task: BlockTask, first: str | None, memory_limit: int) -> BlockResu
                 command, pass_fds=[theirs.fileno()], env=os.environ | {"PYTHONPATH": _paths()}
             )
         try:
-            ours.send((task, first))
-            return _listen(ours, child, memory_limit)
-        except (EOFError, OSError):
-            return "", _death(child)
+            return _listen(ours, child, memory_limit) if _sent(ours, task, first) else ("", _death(child))
         finally:
             child.kill()
             child.wait()
+
+
+def _sent(ours: Connection, task: BlockTask, first: str | None) -> bool:
+    try:
+        ours.send((task, first))
+    except OSError:  # the child has died already
+        return False
+    return True
 
 
 def _listen(
