@@ -125,3 +125,30 @@ def test_advantages_by_hand() -> None:
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CaptionLossConfig(**settings)
+
+
+def test_the_gradient_is_that_of_the_expected_reward(world: World) -> None:
+    """One word or the end: few enough outcomes to take the expectation over all of them."""
+    task = build_caption_task(
+        world.tables, world.store, model=MODEL, data=replace(DATA, max_length=1),
+        losses=replace(LOSSES, samples_per_image=4000), device=CPU,
+    )  # fmt: skip
+    batch, model, vocabulary = next(task.batches(0, 0)), task._network, task.vocabulary
+    total, count, _ = task.loss(batch, step=0, epoch=0)
+    (total / count).backward()  # type: ignore[no-untyped-call]
+    scorer, expected = CiderD(task.train.captions.words, with_end=True), torch.zeros(len(vocabulary))
+    with torch.no_grad():
+        encoded = model.encode(batch.regions)
+        state = model.initial_state(len(batch.indices), encoded.mean_gates)
+        begin = torch.full((len(batch.indices),), vocabulary.bos_id)
+        state, _ = model.step(encoded, model.gates_of_words(begin), state)
+        probabilities = model.logits(state.language_hidden).softmax(-1)
+    for picture, probs in zip(batch.indices, probabilities, strict=True):
+        outcomes = [scorer.encode([word])[:1] for word in vocabulary.words]
+        outcomes[vocabulary.eos_id] = scorer.encode([])
+        rewards = torch.from_numpy(scorer.score([picture] * len(outcomes), outcomes)).float()
+        expected -= probs * (rewards - (probs * rewards).sum()) / len(batch.indices)
+    assert expected.abs().max() > 0.01
+    assert model.classifier.bias.grad is not None
+    written = [i for i in range(len(vocabulary)) if i not in (vocabulary.pad_id, vocabulary.bos_id)]
+    torch.testing.assert_close(model.classifier.bias.grad[written], expected[written], atol=0.01, rtol=0.1)
