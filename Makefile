@@ -20,7 +20,7 @@ DATASET ?= $(TABLES)
 TORCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-photos scenes stage1 stage2-caption stage2-vqa reprocess report bench bench-detect bench-loader bench-memory bench-store \
+.PHONY: help setup demo demo-photos scenes stage1 stage2-caption stage2-vqa reprocess report bench bench-detect bench-loader bench-memory bench-models bench-store \
 	check lint format types test test-slow lock clean
 
 help: ## List the targets with their variables.
@@ -72,7 +72,7 @@ reprocess: setup ## A whole data set end to end: detect, read the store through,
 report: setup ## Write the report of a finished demo again. OUT=runs/demo
 	$(BUTD) report $(or $(OUT),runs/demo) $(ARGS)
 
-bench: bench-loader bench-store bench-detect ## All benchmarks.
+bench: bench-loader bench-store bench-detect bench-models ## All benchmarks.
 
 bench-loader: setup ## Loading: workers, batch sizes, rivals. Table and plot in benchmarks/results. ARGS=--quick
 	$(BIN)/python -m benchmarks.bench_loader $(ARGS)
@@ -85,6 +85,9 @@ bench-store: setup ## The store against other formats, read and written. Table a
 
 soak: setup ## Kill a caption run 200 times, in every phase; it ends with the weights of an undisturbed one. ARGS="--kills 50"
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+bench-models: setup ## Training, decoding and VQA against a textbook's implementation. ARGS=--quick
+	$(BIN)/python -m benchmarks.bench_models $(ARGS)
 
 bench-detect: setup ## Stage one against the plain loop. ARGS="--weights runs/detector --photographs FOLDER --only small"
 	$(BIN)/python -m benchmarks.bench_detect $(ARGS)
