@@ -140,7 +140,7 @@ def write_store(path: Path, features: Features) -> None:
 
 def open_ways(folder: Path, shape: tuple[int, ...], batch_size: int, stack: ExitStack) -> dict[str, Read]:
     """Our ways and all rivals by name, each giving the features of rows in the order asked."""
-    store, unchecked = (RegionStore.open(folder / "store", verify=verify) for verify in ("first", "never"))  # type: ignore[arg-type]
+    store, unchecked = (RegionStore.open(folder / "store", verify=verify) for verify in ("first", "never"))
     out = RegionArrays.empty(batch_size, store.metadata)
     buffer = torch.zeros(batch_size, *shape[1:], dtype=torch.float16)
 

@@ -287,7 +287,8 @@ def _vqa_scores(done: Evaluated, tables: Path) -> dict[str, Any]:
     from stage2_models.vqa_metrics import pair_consistency
 
     questions = read_table(tables, "questions").set_index("question_id")
-    pairs = questions["pair_id"].dropna().to_dict() if "pair_id" in questions else {}
+    kept = questions["pair_id"].dropna() if "pair_id" in questions else questions["image_id"].iloc[:0]
+    pairs = {str(question_id): str(pair_id) for question_id, pair_id in kept.items()}
     scores: dict[str, Any] = {}
     for role, (model, result, _) in done.answers.items():
         scores[role] = {

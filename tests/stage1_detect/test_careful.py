@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stage1_detect import careful
 from stage1_detect.block_task import BlockTask, run_block
 from stage1_detect.careful import run_carefully
 from stage1_detect.config import SelectionConfig
@@ -59,7 +58,7 @@ def test_a_picture_that_takes_too_much_memory_is_left_out_and_the_others_are_kep
 def test_a_process_that_dies_before_any_picture_is_not_the_pictures_fault(
     task: BlockTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(careful.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(ButdError, match="its process died before its first picture: exit code 1"):
         run_carefully(task)
 

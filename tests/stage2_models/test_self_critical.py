@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2_models import self_critical
-from stage2_models.caption_losses import CaptionLossConfig, advantages
+from stage2_models.caption_losses import CaptionLossConfig, advantages, self_critical_loss
 from stage2_models.caption_task import CaptionTask, build_caption_task
 from stage2_models.cider import CiderD
 from stage2_models.decoded import DecodedBatch
+from stage2_models.sampling import sample
 from store_schema.errors import ConfigError
 from tests.stage2_models.caption_world import CPU, DATA, MODEL, World, write_world
 
@@ -40,7 +40,7 @@ class Seen:
 
 
 def _step(task: CaptionTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Seen, Tensor, int, dict[str, float]]:
-    seen, sample, loss = Seen(), self_critical.sample, self_critical.self_critical_loss
+    seen = Seen()
 
     def watched_sample(*arguments: Any) -> DecodedBatch:
         seen.drawn = sample(*arguments)
@@ -48,10 +48,10 @@ def _step(task: CaptionTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Seen, Ten
 
     def watched_loss(log_probs: Tensor, advantage: Tensor) -> Tensor:
         seen.log_probs, seen.advantage = log_probs, advantage
-        return loss(log_probs, advantage)
+        return self_critical_loss(log_probs, advantage)
 
-    monkeypatch.setattr(self_critical, "sample", watched_sample)
-    monkeypatch.setattr(self_critical, "self_critical_loss", watched_loss)
+    monkeypatch.setattr("stage2_models.self_critical.sample", watched_sample)
+    monkeypatch.setattr("stage2_models.self_critical.self_critical_loss", watched_loss)
     total, count, parts = task.loss(next(task.batches(0, 0)), step=0, epoch=0)
     return seen, total, count, {name: part.item() for name, part in parts.items()}
 
@@ -69,7 +69,7 @@ def test_the_reading_with_gradients_gives_the_sampled_words_their_sampled_probab
     each = {round(value, 4) for value in seen.drawn.scores.flatten().tolist()}
     found = {
         round(seen.log_probs.detach()[seen.advantage == value].sum().item(), 4)
-        for value in seen.advantage.unique()
+        for value in torch.unique(seen.advantage)
         if (seen.advantage == value).sum() < 9
     }
     assert found <= each | {round(a + b, 4) for a in each for b in each}

@@ -22,7 +22,10 @@ def test_json_and_back_is_equal() -> None:
         ({"max_regions": 65535}, "max_regions must be a whole number from 1 to 65534"),
         ({"min_regions": 5}, "min_regions must be a whole number from 0 to 4, got 5"),
         ({"block_size": True}, "block_size must be a whole number"),
-        ({"box_source": "guess"}, "box_source must be one of proposal, refined, given, grid, got 'guess'"),
+        (
+            {"box_source": "guess"},
+            "box_source must be one of proposal, refined, regressed, given, grid, got 'guess'",
+        ),
         ({"feature_dtype": "bfloat16"}, "feature_dtype must be one of"),
         ({"codec": "gzip"}, "codec must be one of none, zstd"),
         ({"detector": {"name": "x"}}, "detector needs a text under 'fingerprint'"),
@@ -49,7 +52,7 @@ def test_metadata_records_the_software_that_made_the_features() -> None:
 
 
 def test_an_older_schema_version_names_the_way_forward() -> None:
-    with pytest.raises(StoreMismatchError, match="schema version 0, .* 'butd store upgrade'"):
+    with pytest.raises(StoreMismatchError, match=r"schema version 0, .* 'butd store upgrade'"):
         StoreMetadata.from_json(METADATA.to_json() | {"schema_version": 0}, "here")
 
 

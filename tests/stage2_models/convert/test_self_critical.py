@@ -117,7 +117,9 @@ def _log_probs(model: Captioner, batch: Batch) -> Tensor:
     picture, slot = slots % pictures, slots // pictures
     rows = torch.from_numpy(picture * captions + order[picture, slot])[batch.tokens.positions]
     result = logits.new_zeros(pictures * captions, steps, logits.shape[1])
-    return result.index_put((rows, torch.from_numpy(step)[batch.tokens.positions]), logits.log_softmax(-1))
+    positions = torch.from_numpy(step)[batch.tokens.positions]
+    placed: Tensor = result.index_put((rows, positions), logits.log_softmax(-1))
+    return placed
 
 
 def _step_by_step(case: Path, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +128,9 @@ def _step_by_step(case: Path, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     pictures, captions, _ = batch.token_ids.shape
     begin = np.zeros((pictures, captions, 1), dtype=np.int64)
     inputs = torch.from_numpy(np.concatenate([begin, batch.token_ids[:, :, :-1]], 2))  # [B, Q, T]
-    attention, hidden, cell = [], [], []
+    attention: list[Tensor] = []
+    hidden: list[Tensor] = []
+    cell: list[Tensor] = []
     with torch.no_grad():
         encoded = model.encode(batch.regions)
         state = model.initial_state(captions * pictures, encoded.mean_gates)
