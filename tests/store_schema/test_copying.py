@@ -408,13 +408,17 @@ def test_killed_half_way_it_leaves_nothing_that_looks_whole(fixed_path: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_every_touch_of_a_file_it_leaves_nothing_that_looks_whole(
+def test_killed_at_every_fifth_touch_of_a_file_it_leaves_nothing_that_looks_whole(
     fixed_path: Path, tmp_path: Path
 ) -> None:
     total = touches(merge, prepared(fixed_path, tmp_path / "whole"))
-    moved = [check_killed_copy(fixed_path, tmp_path, kill_at) for kill_at in range(1, total + 1)]
+    instants = [
+        *range(1, total - 8, 5),
+        *range(total - 8, total + 1),
+    ]  # and at each of the last, around the rename
+    moved = [check_killed_copy(fixed_path, tmp_path, kill_at) for kill_at in instants]
     assert moved == sorted(moved)
-    assert sum(moved) <= 2  # only what is flushed after the rename
+    assert 1 <= sum(moved) <= 5  # flushing and the count of what the sources lack
 
 
 def prepared(fixed_path: Path, folder: Path) -> Path:
