@@ -81,6 +81,10 @@ def test_coverage_says_what_lacks_and_what_the_detector_saw(
     assert "train: 24 of 24 pictures with regions; 0 absent" in said
     assert "detector trained on 24 of them" in said
     assert "test: 8 of 8" in said
+    run = world.runs / "detector"
+    assert butd("coverage", world.regions, "--tables", world.scenes, "--detector", run, "--json") == 0
+    by_run = json.loads(capsys.readouterr().out)
+    assert by_run["splits"]["train"]["detector_trained_on"] == 24
     assert "detector trained on 0 of them" in said
     assert "every picture has its row" in said
     assert butd("coverage", world.other_regions, "--tables", world.scenes, "--json") == 1

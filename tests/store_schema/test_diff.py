@@ -123,6 +123,13 @@ def test_moved_and_lost_boxes(tmp_path: Path) -> None:
     assert diff.first_changed == IDS[:1]
 
 
+def test_a_box_moved_a_little_is_a_difference(tmp_path: Path) -> None:
+    a = store(tmp_path / "a", lambda r: replace(r, boxes=np.array([[0, 0, 10, 10]] * 3, np.float32)))
+    b = store(tmp_path / "b", lambda r: replace(r, boxes=np.array([[0, 0, 10, 10.5]] * 3, np.float32)))
+    diff = diff_stores(a, b)
+    assert (diff.num_matched, diff.num_changed, diff.largest_box_difference) == (12, 4, 0.5)
+
+
 def test_matching_takes_the_best_overlap_first() -> None:
     a = np.array([[0, 0, 10, 10], [0, 0, 10, 9]], np.float32)
     b = np.array([[0, 0, 10, 9.5], [0, 0, 10, 9], [90, 90, 99, 99]], np.float32)

@@ -22,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("store", type=store_place, help="the store's folder or URL")
     add("--tables", type=Path, required=True, help="the data set's tables")
     add("--split", help="only this split")
-    add("--detector", type=Path, help="the detector's model, where it is not where the store says")
+    add("--detector", type=Path, help="the detector's run or model, where it is not where the store says")
     add("--json", action="store_true", help="print JSON for programs, all identifiers included")
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare and print, a line a split."""
+    from store_schema.artifacts import find_model_dir
     from store_schema.coverage import coverage_by_split, trained_on
     from store_schema.reader import RegionStore
 
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
         if options.split not in splits:
             raise UsageError(f"--split {options.split}: {options.tables} has the splits {', '.join(splits)}")
         splits = {options.split: splits[options.split]}
-    trained = trained_on(store, options.tables, options.detector)
+    detector = None if options.detector is None else find_model_dir(options.detector)
+    trained = trained_on(store, options.tables, detector)
     facts: dict[str, dict[str, Any]] = {}
     for split, found in splits.items():
         ids = {*found.covered, *found.empty, *found.missing}
