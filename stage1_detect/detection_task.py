@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stage1_detect import transform
 from stage1_detect.annotations import AnnotatedImages, read_annotations
-from stage1_detect.config import DetectorConfig
+from stage1_detect.config import TORCHVISION_SIZES, DetectorConfig
 from stage1_detect.detection_metrics import evaluate
 from stage1_detect.detector import Detector
 from stage1_detect.losses import DetectionBatch, LossConfig, detection_losses
@@ -181,8 +181,14 @@ def build_detection_task(
 ) -> DetectionTask:
     """Read the tables' training and validation splits and set up a detector with random weights.
 
-    Errors: `InputNotFoundError`, `TableError`; `UsageError` where a split is empty or holds no objects.
+    Errors: `InputNotFoundError`, `TableError`; `UsageError` where a split is empty or holds no objects;
+    `ConfigError` for one of torchvision's published detectors.
     """
+    if config.backbone in TORCHVISION_SIZES:
+        raise ConfigError(
+            f"torchvision's COCO detector {config.backbone!r} is used as it was published, it is not trained here; "
+            "train a detector with another backbone"
+        )
     train = read_annotations(tables, "train", images_root=images_root)
     if not train.object_names:
         raise UsageError(f"{table_path(tables, 'objects')} names no object of the split 'train'")
@@ -199,7 +205,7 @@ def build_detection_task(
         losses=losses or LossConfig(),
         train=train,
         val=val,
-        tables_fingerprint=detection_tables_fingerprint(tables),
+        tables_fingerprint=detection_tables_fingerprint(Path(tables)),
         device=torch.device(device),
     )
 

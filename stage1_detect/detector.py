@@ -219,7 +219,9 @@ class Detector(nn.Module):
 
     def _at_once(self, boxes: Tensor) -> tuple[Tensor, ...]:
         """A picture's boxes in parts, where each is so large in memory that all at once would not fit."""
-        return boxes.split(_REGIONS_AT_ONCE) if self.config.head == "conv5" and len(boxes) else (boxes,)
+        return (
+            torch.split(boxes, _REGIONS_AT_ONCE) if self.config.head == "conv5" and len(boxes) else (boxes,)
+        )
 
 
 def _in_company(feature_map: Any, batch: ImageBatch) -> Any:  # noqa: ANN401  (a map, or a pyramid's levels)

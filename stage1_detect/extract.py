@@ -160,8 +160,10 @@ class RegionExtractor:
         empty = parts[:0]
         alone = [parts if place == index else empty for place in range(len(batch))]
         added = self.detector.regions(feature_map, batch, alone)
-        joined = [torch.cat(pair) for pair in zip(regions[:3], added[:3], strict=True)]
-        return torch.cat([boxes, parts]), RegionOutputs(*joined, [len(boxes) + missing])
+        pairs = zip(regions[:3], added[:3], strict=True)
+        features, class_logits, box_deltas = (torch.cat(pair) for pair in pairs)
+        completed = RegionOutputs(features, class_logits, box_deltas, [len(boxes) + missing])
+        return torch.cat([boxes, parts]), completed
 
     def _record(
         self, image_id: str, batch: ImageBatch, index: int, boxes: Tensor, regions: RegionOutputs

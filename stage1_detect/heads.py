@@ -6,7 +6,7 @@ the feature beside an embedding of the region's class: the true class in trainin
 Source: Anderson et al. 2018, arXiv 1707.07998, sec. 3.1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,15 @@ class RegionOutputs(NamedTuple):
 def split_regions(outputs: RegionOutputs) -> list[RegionOutputs]:
     """Each picture's share."""
     sizes = outputs.regions_per_image
-    parts = zip(*(torch.split(tensor, sizes) for tensor in outputs[:3]), strict=True)
-    return [RegionOutputs(*part, [size]) for part, size in zip(parts, sizes, strict=True)]
+    features, class_logits, box_deltas = (torch.split(tensor, sizes) for tensor in outputs[:3])
+    parts = zip(features, class_logits, box_deltas, sizes, strict=True)
+    return [RegionOutputs(part, logits, deltas, [size]) for part, logits, deltas, size in parts]
 
 
 def take_regions(outputs: RegionOutputs, indices: Tensor) -> RegionOutputs:
     """The given regions [n] of one picture, in that order."""
-    return RegionOutputs(*(tensor[indices] for tensor in outputs[:3]), [len(indices)])
+    features, class_logits, box_deltas = (tensor[indices] for tensor in outputs[:3])
+    return RegionOutputs(features, class_logits, box_deltas, [len(indices)])
 
 
 class RegionHead(nn.Module):
@@ -80,12 +82,12 @@ class RegionHead(nn.Module):
         if num_attributes:
             self.attributes = AttributeHead(config, self.feature_dim, num_classes, num_attributes)
 
-    def region_map(self, feature_map: Tensor) -> Tensor:
+    def region_map(self, feature_map: Any) -> Any:  # noqa: ANN401  (a map here, levels in a pyramid)
         """[B, c, h, w], the map that regions are pooled from."""
         reduced: Tensor = self.reduce(feature_map)
         return reduced
 
-    def pool(self, region_map: Tensor, boxes: list[Tensor]) -> Tensor:
+    def pool(self, region_map: Any, boxes: list[Tensor]) -> Tensor:  # noqa: ANN401
         """[n, c, s, s] from each picture's boxes [P, 4] in network pixels."""
         size, scale, sampling = self.config.pooler_size, 1 / self.stride, self.config.pooler_sampling
         small = region_map.shape[2] * region_map.shape[3] <= SEPARABLE_MAX_CELLS

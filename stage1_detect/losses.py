@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from stage1_detect.boxes import area, encode, intersection, pairwise_iou
 from stage1_detect.detector import Detector
-from stage1_detect.proposals import RPN_BOX_WEIGHTS
+from stage1_detect.proposals import RPN_BOX_WEIGHTS, RegionProposalNetwork
 from store_schema.errors import ConfigError
 
 
@@ -111,6 +111,7 @@ class _Match:
 def detection_losses(detector: Detector, batch: DetectionBatch, config: LossConfig) -> dict[str, Tensor]:
     """Mean losses by name, weighted: objectness, rpn_box, class, box, attribute (0 where nothing carries it)."""
     feature_map = detector.backbone(batch.images)
+    assert isinstance(detector.rpn, RegionProposalNetwork)  # the task refuses to train the others
     logits, deltas, anchors = detector.rpn(feature_map)
     proposals = detector.rpn.propose(logits, deltas, anchors, list(batch.sizes))
     return {

@@ -8,6 +8,7 @@ torchvision's assembly does not say which proposal a detection came from. The ma
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,13 +105,13 @@ class PyramidHead(nn.Module):
         self.predictor = heads.box_predictor
         self.feature_dim = heads.box_predictor.cls_score.in_features
 
-    def region_map(self, levels: Levels) -> Levels:
+    def region_map(self, feature_map: Any) -> Any:  # noqa: ANN401  (levels here, a map in other detectors)
         """The maps that regions are pooled from."""
-        return levels
+        return feature_map
 
-    def pool(self, levels: Levels, boxes: list[Tensor]) -> Tensor:
+    def pool(self, region_map: Any, boxes: list[Tensor]) -> Tensor:  # noqa: ANN401
         """[n, c, s, s] from each picture's boxes [P, 4] in network pixels."""
-        pooled: Tensor = self.pooler(levels.maps, boxes, [levels.padded_size] * len(boxes))
+        pooled: Tensor = self.pooler(region_map.maps, boxes, [region_map.padded_size] * len(boxes))
         return pooled
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:

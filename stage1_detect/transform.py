@@ -5,6 +5,7 @@ reaches the features through the border of convolutions and of pooling. A pictur
 network's is not resampled. Size, scale and interpolation are those of whoever trained the weights.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,7 +65,7 @@ def network_size(height: int, width: int, config: Preprocessing) -> tuple[int, i
     if config.size_rounding == "half_up":
         return _size_rounded_up(height, width, config)
     scale = _scale(height, width, config)
-    rounding = {"half_even": round, "floor": int}[config.size_rounding]
+    rounding = math.floor if config.size_rounding == "floor" else round
     return max(1, rounding(scale * height)), max(1, rounding(scale * width))
 
 
@@ -182,7 +183,8 @@ def _scale(height: int, width: int, config: Preprocessing) -> float:
 def _size_rounded_up(height: int, width: int, config: Preprocessing) -> tuple[int, int]:
     """As the Hugging Face release: in two steps, the second from the unrounded result of the first."""
     scale = config.short_side / min(height, width)
-    new = (config.short_side, scale * width) if height < width else (scale * height, config.short_side)
+    short = float(config.short_side)
+    new = (short, scale * width) if height < width else (scale * height, short)
     if max(new) > config.long_side:
         scale = config.long_side / max(new)
         new = new[0] * scale, new[1] * scale

@@ -7,12 +7,12 @@ The row of a class, an embedding and an attribute is ours after conversion: back
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from stage1_detect.config import DetectorConfig
+from stage1_detect.config import BackboneName, DetectorConfig
 from stage1_detect.detector import Detector
 from stage1_detect.published.tensor_file import TensorFile
 from stage1_detect.published.vocabulary import names_for
@@ -100,8 +100,8 @@ def convert_c4(
     if conv5 == "bottleneck":
         shapes |= {"blocks": blocks, "groups": groups, "width_per_group": width}
     config = DetectorConfig.resnet_c4(
-        conv5,
-        **{"rpn_channels": len(state["rpn.conv.bias"]), **shapes, **rules},  # type: ignore[arg-type]
+        cast(BackboneName, conv5),
+        **{"rpn_channels": len(state["rpn.conv.bias"]), **shapes, **rules},
     )
     _check_shapes(file.path, state, config, num_objects, num_attributes)
     description = {

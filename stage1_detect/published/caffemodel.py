@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,8 @@ def read_caffemodel(path: str | Path) -> list[Layer]:
     if not path.is_file():
         raise InputNotFoundError(f"{path}: no such file; expected a .caffemodel")
     try:
-        data = memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b"")
+        mapped: Any = np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
+        data = memoryview(mapped)
         layers = [
             _layer(value, _V2 if field == _LAYER else _V1)
             for field, value in _fields(data)

@@ -156,7 +156,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             "numpy.core.multiarray",
             "numpy._core.multiarray",
         ):
-            return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
+            return getattr(np._core.multiarray, name)
         try:
             return self._ALLOWED[module, name]
         except KeyError:

@@ -4,13 +4,13 @@ The detectors are fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2 and faster
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchvision import models
 
-from stage1_detect.config import TORCHVISION_SIZES, DetectorConfig
+from stage1_detect.config import TORCHVISION_SIZES, BackboneName, DetectorConfig
 from stage1_detect.detector import Detector
 from stage1_detect.published.tensor_file import TensorFile
 from stage1_detect.published.vocabulary import distinct, names_for
@@ -39,7 +39,7 @@ def convert(
     file = TensorFile.read(source)
     num_classes = file.shape("roi_heads.box_predictor.cls_score.bias")[0]
     name = _recognise(file, name, num_classes)
-    config = DetectorConfig.torchvision(name)
+    config = DetectorConfig.torchvision(cast(BackboneName, name))
     state: dict[str, Tensor] = {}
     for ours, shape in _own_shapes(config, num_classes).items():
         theirs = _published_name(ours)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from store_schema.errors import CheckpointError, InputNotFoundError
+from store_schema.formats.vocabulary import VISUAL_GENOME_FOLDER
 
-_FOLDER = Path(__file__).parent / "visual_genome"
 _FILES = {"object": "objects_vocab.txt", "attribute": "attributes_vocab.txt"}
 
 
@@ -22,7 +22,7 @@ def names_for(kind: Literal["object", "attribute"], number: int, path: str = "")
 
     Errors: `InputNotFoundError`; `CheckpointError` where the file's lines are not as many as the head's classes.
     """
-    source = Path(path) if path else _FOLDER / _FILES[kind]
+    source = Path(path) if path else VISUAL_GENOME_FOLDER / _FILES[kind]
     if not source.is_file():
         raise InputNotFoundError(
             f"{source}: no such file; expected the names of {number} {kind}s, one a line"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from store_schema.errors import InputNotFoundError, UsageError
 
+VISUAL_GENOME_FOLDER = Path(__file__).parent / "vg"
 VISUAL_GENOME = "vg"
 """Stands for the 1,600 objects and 400 attributes that published bottom-up features are labelled with."""
 
@@ -16,7 +17,7 @@ def read_names(source: str, kind: str) -> tuple[str, ...]:
 
     Errors: `InputNotFoundError`; `UsageError` for an empty line or a name that stands twice.
     """
-    path = Path(__file__).parent / "vg" / f"{kind}_vocab.txt" if source == VISUAL_GENOME else Path(source)
+    path = VISUAL_GENOME_FOLDER / f"{kind}_vocab.txt" if source == VISUAL_GENOME else Path(source)
     if not path.is_file():
         raise InputNotFoundError(
             f"--{kind} {source}: there is no such file; name a list of names, one a line, or "

@@ -39,9 +39,13 @@ def save_detector(folder: Path, seed: int) -> Path:
     """A model folder as the trainer leaves it, with weights that differ enough for clear scores."""
     torch.manual_seed(seed)
     detector = Detector(tiny_config(), num_objects=len(OBJECTS), num_attributes=len(ATTRIBUTES))
-    for layer in (detector.head.classes, detector.rpn.objectness, detector.rpn.deltas):
-        torch.nn.init.normal_(layer.weight, std=0.5)
-    torch.nn.init.normal_(detector.head.boxes.weight, std=0.2)
+    for name, std in (
+        ("head.classes", 0.5),
+        ("rpn.objectness", 0.5),
+        ("rpn.deltas", 0.5),
+        ("head.boxes", 0.2),
+    ):
+        torch.nn.init.normal_(detector.get_parameter(f"{name}.weight"), std=std)
     folder.mkdir(parents=True)
     save_file(detector.state_dict(), folder / "model.safetensors")
     described = {

@@ -61,7 +61,8 @@ def test_a_dilated_conv5_keeps_the_maps_size_and_sees_twice_as_far() -> None:
     config = DetectorConfig.resnet_c4("bottleneck", conv5_dilation=2, stride_in_1x1=True, **TINY)
     conv5 = build_backbone(config)[1]
     assert conv5 is not None
-    assert [block.conv2.dilation for block in conv5] == [(2, 2), (2, 2)]  # type: ignore[union-attr]
+    assert isinstance(conv5, torch.nn.Sequential)
+    assert [block.get_submodule("conv2").dilation for block in conv5] == [(2, 2), (2, 2)]
     with torch.no_grad():
         assert conv5.eval()(torch.zeros(1, 1024, 14, 14)).shape == (1, 2048, 14, 14)
 

@@ -25,7 +25,8 @@ def truth(*boxes: list[float], ids: list[int], crowd: list[bool] | None = None) 
 
 
 def found(*boxes: list[float], ids: list[int], scores: list[float]) -> Detections:
-    return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(ids), torch.tensor(scores))
+    places = torch.arange(len(ids))
+    return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(ids), torch.tensor(scores), places)
 
 
 BOX, OTHER = [10.0, 10, 30, 30], [40.0, 40, 60, 60]

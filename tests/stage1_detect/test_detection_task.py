@@ -165,3 +165,9 @@ def test_a_detector_learns_squares_and_bars(tmp_path: Path, detection_tables: Pa
     assert scores["map_50"] > 0.8
     assert scores["attribute_accuracy"] > 0.8
     assert scores["recall"] > 0.9
+
+
+def test_published_detectors_of_torchvision_are_not_trained(detection_tables: Path) -> None:
+    config = DetectorConfig.torchvision("fasterrcnn_resnet50_fpn")
+    with pytest.raises(ConfigError, match="is not trained here"):
+        build_detection_task(detection_tables, config=config, data=DetectionDataConfig())

@@ -77,6 +77,7 @@ def test_a_softmax_scores_foreground_against_background_of_the_same_anchor() -> 
     rpn = RegionProposalNetwork(INCLUSIVE, channels=5, stride=8).eval()
     with torch.no_grad():
         torch.nn.init.zeros_(rpn.objectness.weight)
+        assert rpn.objectness.bias is not None
         rpn.objectness.bias.copy_(
             torch.tensor([1.0, 2.0, 5.0, 9.0])
         )  # background of both, foreground of both

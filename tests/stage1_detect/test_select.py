@@ -134,7 +134,7 @@ def test_completing_boxes_are_the_picture_and_its_parts() -> None:
     torch.testing.assert_close(boxes, torch.tensor(expected).float())
     assert completing_boxes(0, (60, 120)).shape == (0, 4)
     many = completing_boxes(300, (7, 5))
-    assert len(many.unique(dim=0)) == 300
+    assert len(torch.unique(many, dim=0)) == 300
     assert (many[:, :2] < many[:, 2:]).all()
 
 

@@ -24,6 +24,7 @@ from stage1_detect.config import SelectionConfig
 from stage1_detect.detector import Detector, load_detector
 from stage1_detect.extract import RegionExtractor, Seen
 from stage1_detect.images import load_image
+from stage1_detect.proposals import RegionProposalNetwork
 from store_schema.records import ImageRecord
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -150,6 +151,7 @@ def assert_maps(detector: Detector, seen: Seen, golden: Any, names: tuple[str, s
 @torch.inference_mode()
 def rpn_maps(detector: Detector, feature_map: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and deltas, channel by channel."""
+    assert isinstance(detector.rpn, RegionProposalNetwork)
     hidden = torch.relu(detector.rpn.conv(feature_map))
     return detector.rpn.objectness(hidden), detector.rpn.deltas(hidden)
 

@@ -67,9 +67,11 @@ def test_renamed_tensors_compute_what_opencv_computed() -> None:
     assert missing.unexpected_keys == []
     assert all(name.startswith(("body.5", "body.6")) for name in missing.missing_keys)
     fold_batch_norm(backbone)
-    pool1 = backbone.body[:4](torch.from_numpy(golden["v2_input"]))  # type: ignore[operator]
+    body = backbone.body
+    assert isinstance(body, torch.nn.Sequential)
+    pool1 = body[:4](torch.from_numpy(golden["v2_input"]))
     assert_close(pool1, golden["v2_pool1"], "pool1")
-    assert_close(backbone.body[4](pool1), golden["v2_res2a"], "res2a")
+    assert_close(body[4](pool1), golden["v2_res2a"], "res2a")
     assert list(file.names()) == ["cls_score_tiny/0", "cls_score_tiny/1"]
     (note,) = file.notes()
     assert "cls_score_tiny/0 [5, 12]" in note

@@ -84,9 +84,9 @@ def test_every_output_equals_the_published_implementation(model: Path, case: Cas
         ):
             assert ours is not None
             assert_close(ours[mine], golden[f"{name}_{key}"][0][theirs], key)
-        for ours, key in ((record.object_ids, "obj_ids"), (record.attribute_ids, "attr_ids")):
-            assert ours is not None
-            assert (ours[mine] == golden[f"{name}_{key}"][0][theirs]).all(), key
+        for ids, key in ((record.object_ids, "obj_ids"), (record.attribute_ids, "attr_ids")):
+            assert ids is not None
+            assert (ids[mine] == golden[f"{name}_{key}"][0][theirs]).all(), key
     record = record_of(detector, seen, "regressed", min_regions=100, max_regions=100, **RULE)
     resized = record.boxes * seen.batch.scales[0].repeat(2).numpy()
     assert_same_boxes(resized, golden["k100_boxes_resized"], "k100")
