@@ -98,6 +98,11 @@ class Processes:
         dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
     def leave(self) -> None:
         """Leave the group, after the last collective call."""
         if self.world_size > 1 and dist.is_initialized():

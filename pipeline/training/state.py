@@ -99,12 +99,24 @@ class TrainingState(Generic[B]):
     def save(self, run: RunFolder | None, name: str, scores: Mapping[str, float], *, finished: bool) -> None:
         """Save a checkpoint, let latest.json and best.json name it, and remove those no longer needed.
 
-        Every process calls this; only the one with the run folder writes.
+        Every process calls this; the one with the run folder writes. The others wait for it: torchrun ends all when
+        one has ended, and would do so in the middle of a last checkpoint.
         """
-        progress, task = self.progress, self.task
         generators = self.processes.gather(rng_state())
-        if run is None:
-            return
+        if run is not None:
+            self._write(run, name, scores, generators, finished=finished)
+        self.processes.wait()
+
+    def _write(
+        self,
+        run: RunFolder,
+        name: str,
+        scores: Mapping[str, float],
+        generators: list[dict[str, Any]],
+        *,
+        finished: bool,
+    ) -> None:
+        progress, task = self.progress, self.task
         record = CheckpointRecord(
             name=name,
             task=task.name,

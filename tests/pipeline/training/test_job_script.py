@@ -226,11 +226,13 @@ def test_a_queue_that_is_not_there_or_refuses_is_said(
 
 WATCHING_SBATCH = """#!{python}
 import pathlib, signal, subprocess, sys, time
-checkpoints = pathlib.Path(sys.argv[1]).parent / "checkpoints"
+run = pathlib.Path(sys.argv[1]).parent
+def unfinished():
+    return {{f for f in run.glob("checkpoints/step-*/checkpoint.json") if '"finished": false' in f.read_text()}}
 pathlib.Path({submitted!r}).open("a").write("sbatch\\n")
+before = unfinished()
 job = subprocess.Popen(["bash", sys.argv[1]], start_new_session=True)
-before = set(checkpoints.glob("*"))
-while job.poll() is None and not set(checkpoints.glob("step-*")) - before:
+while job.poll() is None and not unfinished() - before:
     time.sleep(0.01)
 if job.poll() is None:
     job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@120: to the script alone

@@ -54,6 +54,7 @@ class TinyConfig:
     nan_at_step: int = -1
     step_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    save_seconds: float = 0.0
     seed: int = 0
     num_workers: int = 0
     num_samples: int = NUM_SAMPLES
@@ -81,6 +82,7 @@ class TinyTask:
         return {"model": f"tiny-{self.config.hidden}", "store": self.config.store}
 
     def describe(self) -> Mapping[str, Any]:
+        time.sleep(self.config.save_seconds)  # asked for by who saves
         return {"name": "tiny", "hidden": self.config.hidden}
 
     def order(self, epoch: int) -> list[np.ndarray]:
