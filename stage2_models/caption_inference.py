@@ -44,7 +44,10 @@ class LoadedCaptioner:
         """Refuse features of another kind; those of a converted model, which only its user knows, are checked for
         their size. Errors: `StoreMismatchError` naming both fingerprints or sizes.
         """
-        if self.info["feature_dim"] != store.metadata.feature_dim:
+        if (
+            self.info["features_fingerprint"] is None
+            and self.info["feature_dim"] != store.metadata.feature_dim
+        ):
             raise StoreMismatchError(
                 f"the captioner {self.path} reads features of {self.info['feature_dim']} numbers, those of the store "
                 f"{store.path} have {store.metadata.feature_dim} (detector {store.metadata.detector['name']})"

@@ -121,7 +121,7 @@ def test_a_bomb_among_pictures_costs_no_memory(tmp_path: Path) -> None:
     said, peak_kb = done.stdout.splitlines()
     assert said.startswith("1 ")
     assert "x has shape [8000000, 2048]" in said or "256 MB" in said
-    assert int(peak_kb) < 1_000_000
+    assert int(peak_kb) < 2_000_000  # the bomb alone is 32 times that
 
 
 def test_a_gzip_is_named_and_not_unpacked(tmp_path: Path) -> None:
