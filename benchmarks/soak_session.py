@@ -58,7 +58,7 @@ class Fault:
         if self.inside and self.events and event in self.kinds and not is_of_python(arguments):
             self.seen += 1
             if self.seen == self.events:
-                self.kill(f"event {self.seen}: {event} {arguments[0]}")
+                self.kill(f"event {self.seen}: {event} {os.path.basename(str(arguments[0]))}")
 
     def kill(self, place: str) -> None:
         """Say so and do it, once. A killed run does not come back from here; a killed worker leaves it running."""
