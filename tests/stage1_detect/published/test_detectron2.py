@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,7 +63,9 @@ def test_every_output_equals_the_published_implementation(model: Path, case: Cas
 
     (regions,) = seen.regions
     (found,) = detector.detections(seen.proposals, regions, seen.batch)
-    mine, theirs = assert_same_boxes(found.boxes.numpy(), golden["final_bbox"], "detections")
+    sides = np.array([golden["final_image_w"], golden["final_image_h"]] * 2)
+    published = golden["final_bbox"].clip(max=sides)  # a rounded size over the exact scale leaves the picture
+    mine, theirs = assert_same_boxes(found.boxes.numpy(), published, "detections")
     assert_close(regions.features[found.proposals[mine], ::8], golden["final_x"][theirs], "their features")
     assert (found.class_ids[mine].numpy() == golden["final_objects"][theirs]).all()
     assert_close(found.scores[mine], golden["final_cls_prob_of_object"][theirs], "their scores")
