@@ -25,7 +25,6 @@ from stage1_detect.detector import Detector, load_detector
 from stage1_detect.extract import RegionExtractor, Seen
 from stage1_detect.images import load_image
 from stage1_detect.proposals import RegionProposalNetwork
-from stage1_detect.select import select_regions
 from store_schema.records import ImageRecord
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -180,43 +179,6 @@ def assert_same_boxes(
         f"{what}: {len(theirs) - len(mine)} boxes of {len(theirs)} differ"
     )
     return mine, their
-
-
-def steady(boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """[n], whether RoIPool rounds a box to the same cells wherever it lies within the tolerance.
-
-    Corners are rounded at half cells, 8 pixels off a multiple of 16: there the last digits decide.
-    """
-    off = np.abs(boxes % 16 - 8)
-    return np.asarray((off > SAME_PIXELS).all(1))
-
-
-def assert_chosen_within_tolerance(
-    detector: Detector, seen: Seen, golden: Any, names: tuple[str, str], **selection: Any
-) -> None:
-    """With probabilities that differ from ours by 1e-5, our rule keeps exactly the published places.
-
-    Scores of one class that are equal, as many are at 1.0, suppress each other in an order that the public code leaves
-    open (an unstable sort): the kept ones are put first among them by so little. Of proposals whose RoIPool the last
-    digits decide (see `steady`) the published probability counts.
-
-    Args:
-        names: of the published proposals, and of the places that were kept among them.
-    """
-    proposals = golden[names[0]][:, -4:]
-    mine, theirs = same_boxes(seen.proposals[0].numpy(), proposals)
-    ours_of = dict(zip(theirs.tolist(), mine.tolist(), strict=True))
-    expected = {ours_of[place] for place in golden[names[1]].tolist()}
-    probs = seen.regions[0].class_logits.softmax(1)
-    for place in np.flatnonzero(~steady(proposals)):
-        object_id = int(golden["proposal_best_class"][place])
-        probs[ours_of[place], object_id + 1] = float(golden["proposal_best_prob"][place])
-    places = torch.tensor(sorted(expected))
-    best = probs[places, 1:].argmax(1) + 1
-    probs[places, best] *= 1 + 1e-5
-    boxes = detector.to_original(seen.proposals[0], seen.batch, 0)
-    config = SelectionConfig(**selection)
-    assert set(select_regions(boxes, probs, config, inclusive=True).tolist()) == expected
 
 
 def record_of(detector: Detector, seen: Seen, mode: str, **selection: Any) -> ImageRecord:

@@ -11,7 +11,6 @@ from stage1_detect.config import SelectionConfig
 from stage1_detect.extract import RegionExtractor
 from tests.stage1_detect.published.parity import (
     Case,
-    assert_chosen_within_tolerance,
     assert_close,
     assert_maps,
     assert_same_boxes,
@@ -20,8 +19,6 @@ from tests.stage1_detect.published.parity import (
     load_for,
     record_of,
     rpn_maps,
-    same_boxes,
-    steady,
 )
 
 FAMILY = "milvlg_caffe"
@@ -50,11 +47,8 @@ def test_every_output_equals_the_published_implementation(model: Path, case: Cas
     assert_regions(detector, seen, golden, len(case.picture["proposal_order_near_ties"]), golden["proposals"])
 
     for name, low, high in (("k36", 36, 36), ("k10_100", 10, 100)):
-        limits: dict[str, Any] = {"min_regions": low, "max_regions": high, "order": "proposal"}
-        assert_chosen_within_tolerance(detector, seen, golden, ("proposals", f"{name}_keep"), **limits)
-        record = record_of(detector, seen, "proposal", **limits)
-        mine, theirs = same_boxes(record.boxes, golden[f"{name}_bbox"])
-        assert len(mine) >= 0.8 * len(golden[f"{name}_bbox"])
+        record = record_of(detector, seen, "proposal", min_regions=low, max_regions=high, order="proposal")
+        mine, theirs = assert_same_boxes(record.boxes, golden[f"{name}_bbox"], name)
         features = record.features if name == "k36" else record.features[:, ::8]
         assert_close(features[mine], golden[f"{name}_x"][theirs], f"{name} features")
         for key, ours in named_outputs(record):
@@ -65,9 +59,6 @@ def test_every_output_equals_the_published_implementation(model: Path, case: Cas
 def assert_regions(detector: Any, seen: Any, golden: Any, ties: int, proposals: Any) -> None:
     """The proposals, what the heads say of them, and of the given boxes; background first, as in Caffe."""
     mine, theirs = assert_same_boxes(seen.proposals[0].numpy(), proposals, "proposals", swapped=ties)
-    sure = steady(proposals[theirs])
-    assert sure.sum() >= 0.9 * len(sure)
-    mine, theirs = mine[sure], theirs[sure]
     (regions,) = seen.regions
     probs = regions.class_logits.softmax(1)
     assert_close(
