@@ -14,14 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stage2_models.answers import AnswerVocabulary
+from stage2_models.convert.checkpoint_files import check_shapes, first_file, read_state_dict
 from stage2_models.vocabulary import PAD, Vocabulary
 from stage2_models.vqa import VqaModel
 from stage2_models.vqa_config import VqaConfig
-from store_schema.errors import CheckpointError, InputNotFoundError
+from store_schema.errors import CheckpointError
 
 QUESTION_SLOTS = 14
 """Words of a question that the published code reads, padding included."""
@@ -54,11 +54,11 @@ def convert(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]
     than tensors and containers, or tensors are missing, left over or of another shape.
     """
     folder = source if source.is_dir() else source.parent
-    weights_file = source if source.is_file() else _first(folder, "the weights", "model.pth", "*.pth")
-    tensors = _read_tensors(weights_file)
-    words = _read_words(_first(folder, "the dictionary", "dictionary.json", "dictionary.pkl"))
+    weights_file = source if source.is_file() else _file(folder, "the weights", "model.pth", "*.pth")
+    tensors = {name: value.float() for name, value in read_state_dict(weights_file).items()}
+    words = _read_words(_file(folder, "the dictionary", "dictionary.json", "dictionary.pkl"))
     answers = _read_answers(
-        _first(folder, "the answers", "ans2label.json", "trainval_ans2label.pkl", "*ans2label.pkl")
+        _file(folder, "the answers", "ans2label.json", "trainval_ans2label.pkl", "*ans2label.pkl")
     )
     config = _read_config(tensors, weights_file)
     pad_id = len(words)  # one row more than words: zeros, which unknown words are read as, too
@@ -71,7 +71,12 @@ def convert(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]
         num_answers=len(answers),
     )
     state = _renamed(tensors, config, weights_file)
-    _check_shapes(state, model.state_dict(), weights_file)
+    check_shapes(
+        state,
+        model.state_dict(),
+        weights_file,
+        belongs="do the dictionary and the answers belong to these weights?",
+    )
     description = {
         "task": "vqa",
         "model": asdict(config),
@@ -93,28 +98,9 @@ def convert(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]
     return state, description, notes
 
 
-def _first(folder: Path, what: str, *patterns: str) -> Path:
-    for pattern in patterns:
-        if found := sorted(folder.glob(pattern)):
-            return found[0]
-    raise InputNotFoundError(
-        f"{folder} lacks {what}: one of {', '.join(patterns)} is expected there; copy it from the data folder of "
-        "the code that trained the checkpoint"
-    )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict without the prefix of DataParallel."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling can fail with any class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path} holds more than tensors, or is no checkpoint of torch ({reason})"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state dict: names with tensors are expected")
-    return {name.removeprefix("module."): value.float() for name, value in content.items()}
+def _file(folder: Path, what: str, *patterns: str) -> Path:
+    remedy = "copy it from the data folder of the code that trained the checkpoint"
+    return first_file(folder, what, *patterns, remedy=remedy)
 
 
 def _read_words(path: Path) -> list[str]:
@@ -197,12 +183,3 @@ def _renamed(tensors: Mapping[str, Tensor], config: VqaConfig, path: Path) -> di
         ours: tensors[theirs].reshape(()) if theirs.endswith("weight_g") else tensors[theirs]
         for theirs, ours in names.items()
     }
-
-
-def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(value.shape)}, {tuple(expected[name].shape)} is expected; do the "
-                "dictionary and the answers belong to these weights?"
-            )

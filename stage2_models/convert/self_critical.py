@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from stage2_models.captioner import CaptionerConfig, build_captioner
+from stage2_models.convert.checkpoint_files import check_shapes, first_file, read_state_dict
 from stage2_models.vocabulary import EOS, Vocabulary
 from store_schema.errors import CheckpointError, InputNotFoundError, UsageError
 
@@ -59,13 +60,17 @@ def convert(
     missing, left over or of another shape.
     """
     folder = source if source.is_dir() else source.parent
-    weights_file = source if source.is_file() else _first(folder, "model-best.pth", "model.pth", "*.pth")
+    weights_file = (
+        source if source.is_file() else _file(folder, "the weights", "model-best.pth", "model.pth", "*.pth")
+    )
     words_file = (
-        Path(vocabulary) if vocabulary else _first(folder, "vocab.json", "cocotalk*.json", "infos_*.pkl")
+        Path(vocabulary)
+        if vocabulary
+        else _file(folder, "the words", "vocab.json", "cocotalk*.json", "infos_*.pkl")
     )
     if not max_length.isdigit() or int(max_length) < 1:
         raise UsageError(f"--set max_length={max_length}: a number of words from 1 on is expected")
-    tensors = _read_tensors(weights_file)
+    tensors = read_state_dict(weights_file)
     words = _read_words(words_file)
     config = _read_config(tensors, weights_file)
     state = _renamed(tensors, config, weights_file)
@@ -74,7 +79,9 @@ def convert(
         (EOS, *words), pad_id=0, bos_id=0, eos_id=0, unk_id=len(words) if words[-1] == UNK else 0
     )
     model = build_captioner(config, feature_dim=feature_dim, vocabulary_size=len(known))
-    _check_shapes(state, model.state_dict(), weights_file)
+    check_shapes(
+        state, model.state_dict(), weights_file, belongs="does the vocabulary belong to these weights?"
+    )
     description = {
         "task": "caption",
         "model": asdict(config),
@@ -96,26 +103,9 @@ def convert(
     return state, description, notes
 
 
-def _first(folder: Path, *patterns: str) -> Path:
-    for pattern in patterns:
-        if found := sorted(folder.glob(pattern)):
-            return found[0]
-    raise InputNotFoundError(
-        f"{folder} lacks one of {', '.join(patterns)}; copy it there, or name the words with --set vocabulary=FILE"
-    )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling can fail with any class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path} holds more than tensors, or is no checkpoint of torch; it was not executed ({reason})"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state dict: names with tensors are expected")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+def _file(folder: Path, what: str, *patterns: str) -> Path:
+    remedy = "copy it there, or name the words with --set vocabulary=FILE"
+    return first_file(folder, what, *patterns, remedy=remedy)
 
 
 def _read_words(path: Path) -> list[str]:
@@ -216,12 +206,3 @@ def _lstms(tensors: Mapping[str, Tensor], hidden: int, path: Path) -> dict[str, 
         "language_recurrence.weight": torch.cat([second[:, hidden:], parts["lang_lstm.weight_hh"]], 1),
         "language_recurrence.bias": parts["lang_lstm.bias_ih"] + parts["lang_lstm.bias_hh"],
     }
-
-
-def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(value.shape)}, {tuple(expected[name].shape)} is expected; does the "
-                "vocabulary belong to these weights?"
-            )
