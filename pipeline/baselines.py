@@ -1,4 +1,4 @@
-"""The trivial baselines that every score stands beside: one caption, one answer, people against each other.
+"""The trivial baselines that every score stands beside: one caption, one answer, looking up, people against each other.
 
 They come from the data that the models were trained on, as their runs name it, and are scored like the models.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.trained_models import TrainedModel
+from store_schema.errors import StoreNotFoundError
 from store_schema.reader import RegionStore
 from store_schema.tables import has_table, read_table
 
@@ -25,7 +26,8 @@ def caption_baselines(
     split: str,
     store: RegionStore,
 ) -> dict[str, Any]:
-    """The most common training caption for every picture, and each picture's last reference against its others.
+    """The most common training caption for every picture, a caption of the training picture most like it, and each
+    picture's last reference against its others.
 
     Args:
         image_ids: the pictures that the models described.
@@ -35,8 +37,8 @@ def caption_baselines(
         store: the pictures that it has are scored.
 
     Returns:
-        "most_common_caption" and "human_caption" with their scores; without the first where the training
-        tables are gone, without the second where no picture has two references.
+        "most_common_caption", "nearest_picture" and "human_caption" with their scores; without the first two where
+        the training tables or the training store are gone, without the last where no picture has two references.
     """
     from stage2_models.caption_data import read_captions
     from stage2_models.caption_metrics import most_common_caption, score_captions
@@ -54,6 +56,10 @@ def caption_baselines(
             **scores,
             **truth_of_captions(candidates, tables),
         }
+    retrieved = _retrieved(image_ids, models, store)
+    if retrieved:
+        scores = score_captions(retrieved, references).overall
+        baselines["nearest_picture"] = {**scores, **truth_of_captions(retrieved, tables)}
     several = {image_id: texts for image_id, texts in references.items() if len(texts) > 1}
     if several:
         last = {image_id: texts[-1] for image_id, texts in several.items()}
@@ -96,6 +102,37 @@ def truth_of_captions(words: Mapping[str, Sequence[str]], tables: Path) -> dict[
 
     truth = true_pairs(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
     return {"true_pairs": truth.pairs, "true_objects": truth.objects, "stated_pairs": truth.num_pairs}
+
+
+def _retrieved(
+    image_ids: Sequence[str], models: Sequence[TrainedModel], store: RegionStore
+) -> dict[str, tuple[str, ...]]:
+    """A caption of the training picture most like each picture, by the features of the first model that read them."""
+    from stage2_models.caption_data import read_captions
+    from stage2_models.retrieval import retrieve_captions
+
+    source = _training_tables(models, "caption", "captions")
+    if source is None:
+        return {}
+    for model in models:
+        config = model.run_config()
+        if model.task != "caption" or "inputs" not in config:
+            continue
+        try:
+            trained_on = RegionStore.open(config["inputs"]["store"])
+        except StoreNotFoundError:
+            continue
+        # All training features are read: not over a network.
+        is_local = isinstance(trained_on.path, Path)
+        if is_local and trained_on.features_fingerprint == store.features_fingerprint:
+            training = read_captions(
+                *source, trained_on, max_missing_share=config["data"]["max_missing_share"]
+            )
+            return retrieve_captions(training, trained_on, tuple(image_ids), store, pictures=1)
+    logger.warning(
+        "no baseline by retrieval: no local training store with these features is where the runs say"
+    )
+    return {}
 
 
 def _training_captions(models: Sequence[TrainedModel]) -> list[tuple[str, ...]]:

@@ -199,6 +199,7 @@ def _caption_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fol
         (name, baselines[key], False)
         for key, name in (
             ("most_common_caption", "one caption for every picture"),
+            ("nearest_picture", "a caption of the training picture most like it"),
             ("human_caption", "a reference against the other references"),
         )
         if baselines.get(key)

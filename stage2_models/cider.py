@@ -78,6 +78,13 @@ class CiderD:
             ]
         )
 
+    def agreement(self, captions: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
+        """Mean CIDEr-D of each of P captions against all the others, [P]; P at least 2."""
+        weighted = list(self._weigh(captions))
+        return np.array(
+            [_cider_d(each, weighted[:place] + weighted[place + 1 :]) for place, each in enumerate(weighted)]
+        )
+
     def _references(self, picture: int) -> list[NDArray[np.int32]]:
         first, last = self._captions[picture], self._captions[picture + 1]
         return [self._words[self._starts[i] : self._starts[i + 1]] for i in range(first, last)]

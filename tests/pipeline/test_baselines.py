@@ -45,6 +45,10 @@ def test_one_caption_for_all_and_people_against_each_other(world: World) -> None
     assert max(training.values()) == sum(
         count for caption, count in training.items() if caption.lower().rstrip(" .") == text
     )
+    # Of 24 training pictures one is looked up: its caption is another's, so not all true.
+    retrieved = baselines["nearest_picture"]
+    assert retrieved["true_objects"] < 1
+    assert retrieved["cider_d"] < baselines["human_caption"]["cider_d"]
     # People describe the picture before them: true by construction, and nearer to each other than one text to all.
     assert baselines["human_caption"]["true_objects"] == 1
     assert baselines["human_caption"]["cider_d"] > baselines["most_common_caption"]["cider_d"]
@@ -58,6 +62,18 @@ def test_a_model_without_its_run_has_no_baseline_from_training_data_and_that_is_
     models = find_models(find_model_dir(world.vqa))
     assert answer_baseline(set(), models, world.scenes, "test") == {}
     assert "no trivial baseline for vqa" in caplog.text
+
+
+def test_without_the_training_store_there_is_no_retrieval_and_that_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The models were trained on the regions; the other detector's features are not comparable with them."""
+    store = RegionStore.open(world.other_regions)
+    captions = read_table(world.scenes, "captions")
+    images = sorted(set(captions.loc[captions["split"] == "val", "image_id"]))
+    baselines = caption_baselines(images, find_models(world.caption), world.scenes, "val", store)
+    assert set(baselines) == {"most_common_caption", "human_caption"}
+    assert "no baseline by retrieval" in caplog.text
 
 
 def test_captions_are_held_against_the_objects_of_their_picture(world: World, tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def test_the_report_has_every_key_that_programs_read(scores: Scores) -> None:
     assert set(report["vqa"]) == {"regions", "grid", "paper", "question_only"}
     for values in report["vqa"].values():
         assert {"model", "accuracy", "by_type", "by_answer_type"} <= values.keys()
-    assert set(report["baselines"]) == {"most_common_caption", "human_caption", "most_common_answer"}
+    assert set(report["baselines"]) == {
+        "most_common_caption", "nearest_picture", "human_caption", "most_common_answer",
+    }  # fmt: skip
     assert {"pointing_accuracy", "chance"} <= report["attention"].keys()
     assert {"versions", "store", "seconds"} <= report.keys()
     assert (report["k"], report["seed"]) == (6, 0)
