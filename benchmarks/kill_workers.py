@@ -6,6 +6,7 @@ Says how many kills fell and whether the two stores are equal, byte for byte, bu
 """
 
 import argparse
+import logging
 import random
 import shutil
 import threading
@@ -21,6 +22,8 @@ from stage1_detect.config import SelectionConfig
 from stage1_detect.jobs import JobConfig, JobSummary, detect_to_store
 from stage1_detect.sources import ImageSource, find_images
 from stage1_detect.spec import ExtractorSpec
+from store_schema.ledger import finished_blocks
+from store_schema.root import DOCUMENT
 
 
 @dataclass
@@ -31,26 +34,32 @@ class Kills:
 
 
 def worker_processes() -> list[psutil.Process]:
-    """The worker processes of this process's cluster that have begun to work: torch is loaded."""
-    found = []
-    for child in psutil.Process().children():
-        try:
-            if "spawn_main" in " ".join(child.cmdline()) and child.memory_info().rss > 300 * 2**20:
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
+    """The worker processes of this process's cluster: what its fork server has forked."""
+    try:
+        servers = [
+            child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())
+        ]
+        return [worker for server in servers for worker in server.children()]
+    except psutil.Error:
+        return []
 
 
 @contextmanager
-def killing_workers(every_seconds: float, seed: int = 0) -> Iterator[Kills]:
-    """Kill a random worker now and again while the block runs."""
+def killing_workers(store: Path, every_seconds: float, seed: int = 0) -> Iterator[Kills]:
+    """Kill a random worker of the job that writes `store`, now and again while the block runs.
+
+    Between two kills the job must have finished a block, or it would never end on a machine that is slow enough.
+    """
     rng, kills, over = random.Random(seed), Kills(), threading.Event()
 
     def kill_on() -> None:
+        finished = 0
         while not over.wait(rng.uniform(0.5, 1.5) * every_seconds):
+            while not over.wait(0.02) and _finished(store) <= finished:
+                pass
             workers = worker_processes()
-            if workers:
+            if workers and not over.wait(rng.uniform(0, 1) * min(1, every_seconds)):  # anywhere in a block
+                finished = _finished(store)
                 rng.choice(workers).kill()
                 kills.number += 1
 
@@ -61,6 +70,10 @@ def killing_workers(every_seconds: float, seed: int = 0) -> Iterator[Kills]:
     finally:
         over.set()
         thread.join()
+
+
+def _finished(store: Path) -> int:
+    return len(finished_blocks(store)) if (store / DOCUMENT).is_file() else 0
 
 
 def differing_files(left: Path, right: Path) -> list[str]:
@@ -97,9 +110,10 @@ def main() -> int:
     parser.add_argument("--block-size", type=int, default=256)
     parser.add_argument("--regions", type=int, default=12)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     sources = find_images(options.pictures)[: options.number]
     arguments = (options.weights, options.out / "disturbed.zarr", options.block_size, options.regions)
-    with killing_workers(options.every) as kills:
+    with killing_workers(options.out / "disturbed.zarr", options.every) as kills:
         disturbed = run_job(sources, *arguments)
     quiet = run_job(sources, options.weights, options.out / "quiet.zarr", *arguments[2:])
     differing = differing_files(options.out / "disturbed.zarr", options.out / "quiet.zarr")
@@ -108,7 +122,16 @@ def main() -> int:
         f"{disturbed.seconds:.0f} s; undisturbed {quiet.seconds:.0f} s; "
         f"{len(differing)} files differ {differing[:3]}"
     )
-    runs = [{"kills": kills.number, "seconds": disturbed.seconds, "differing_files": len(differing)}]
+    runs = [
+        {
+            "pictures": disturbed.processed,
+            "blocks": disturbed.blocks,
+            "kills": kills.number,
+            "seconds": disturbed.seconds,
+            "seconds_undisturbed": quiet.seconds,
+            "differing_files": len(differing),
+        }
+    ]
     write_result(
         "kill_workers", {"ratios": {"slower": disturbed.seconds / quiet.seconds}, "runs": runs}, ["dask"]
     )

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 
@@ -137,7 +137,8 @@ def _main(descriptor: int) -> None:
             outcome = run_block_singly(task, first, pipe.send)
         except Exception as error:
             outcome = error
-        pipe.send(outcome)
+        with suppress(OSError):  # the parent is gone: nobody will commit the block
+            pipe.send(outcome)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import dask
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -83,11 +85,71 @@ def test_killed_workers_cost_retries_and_the_store_is_the_undisturbed_one(
     tmp_path: Path, pictures: Path, spec: ExtractorSpec, undisturbed: Path
 ) -> None:
     config = replace(CONFIG, scheduler="processes", num_workers=2)
-    with killing_workers(3) as kills:
+    with killing_workers(tmp_path / "store", 0.3) as kills:
         summary = detect_to_store(find_images(pictures), tmp_path / "store", spec, config)
     assert kills.number >= 1
     assert summary.processed == 80
     assert differing_files(tmp_path / "store", undisturbed) == []
+
+
+JOB = """
+import sys
+from stage1_detect.config import SelectionConfig
+from stage1_detect.jobs import JobConfig, detect_to_store
+from stage1_detect.sources import find_images
+from stage1_detect.spec import ExtractorSpec
+
+if __name__ == "__main__":
+    pictures, weights, store = sys.argv[1:]
+    spec = ExtractorSpec(weights=weights, selection=SelectionConfig(min_regions=4, max_regions=8))
+    config = JobConfig(scheduler="processes", num_workers=2, torch_threads=1, block_size=4, batch_size=4)
+    print(detect_to_store(find_images(pictures), store, spec, config).stopped_by)
+"""
+"""`CONFIG`'s job in a program of its own: a terminal's Ctrl-C reaches it and all its workers."""
+
+
+def processes_of_session(session: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_finishes_the_blocks_at_hand_and_twice_stops_now(
+    tmp_path: Path, pictures: Path, spec: ExtractorSpec, undisturbed: Path, times: int
+) -> None:
+    store, program = tmp_path / "store", tmp_path / "job.py"
+    program.write_text(JOB)
+    job = subprocess.Popen(
+        [sys.executable, str(program), str(pictures), spec.weights, str(store)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (store / "zarr.json").exists() or not finished_blocks(store):
+        time.sleep(0.01)
+        assert job.poll() is None
+    for _ in range(times):
+        os.killpg(job.pid, signal.SIGINT)
+        time.sleep(0.1)
+    output, errors = job.communicate(timeout=60)
+    if times == 1:
+        assert output == "SIGINT\n"
+        assert job.returncode == 0
+        assert errors.count("finishing the blocks at hand") == 1
+        assert "Traceback" not in errors
+    else:
+        assert errors.splitlines()[-1].startswith("KeyboardInterrupt")
+    assert 1 <= len(finished_blocks(store)) < 20
+    assert processes_of_session(job.pid) == []
+    detect_to_store(find_images(pictures), store, spec, CONFIG)
+    assert differing_files(store, undisturbed) == []
 
 
 @pytest.mark.slow
@@ -112,7 +174,8 @@ def running_cluster() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     assert scheduler.stderr is not None
     line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
     address = line.split()[-1]
-    threading.Thread(target=scheduler.stderr.read, daemon=True).start()
+    reading = threading.Thread(target=scheduler.stderr.read, daemon=True)
+    reading.start()
     worker = subprocess.Popen(
         [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"],
         stderr=subprocess.DEVNULL,
@@ -122,6 +185,8 @@ def running_cluster() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     for process in (worker, scheduler):
         process.kill()
         process.wait()
+    reading.join()
+    scheduler.stderr.close()
 
 
 @pytest.mark.slow
@@ -157,9 +222,9 @@ def test_jobs_of_a_queue_do_the_work(
     undisturbed: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A queue of our own: `sbatch` starts the job script here."""
+    """A queue of our own: `sbatch` starts the job script here, from a copy as queues do: dask removes its own."""
     commands = {
-        "sbatch": 'nohup bash "$1" > /dev/null 2>&1 & echo "Submitted batch job $!"',
+        "sbatch": f'cp "$1" {tmp_path}/job; nohup bash {tmp_path}/job > /dev/null 2>&1 & echo "Submitted batch job $!"',
         "scancel": 'kill "$@" 2> /dev/null || true',
     }
     for name, body in commands.items():
