@@ -15,7 +15,7 @@ from stage1_detect.config import SelectionConfig
 from stage1_detect.images import load_image
 from stage1_detect.jobs import JobConfig, JobSummary, detect_to_store
 from stage1_detect.sources import find_images
-from stage1_detect.spec import CLASSIFIER_CHANNELS, ClassifierConfig, ExtractorSpec, GivenBoxesConfig
+from stage1_detect.spec import ClassifierConfig, ExtractorSpec, GivenBoxesConfig, is_classifier
 from store_schema.errors import CheckpointError, StoreMismatchError, UsageError
 from store_schema.records import ImageRecord
 
@@ -57,7 +57,7 @@ def spec_named_by(
             f"the model does not say where its detector {detector['name']} lies; name it with --weights"
         )
     classifier = None
-    if Path(path).is_file() and detector["name"] in CLASSIFIER_CHANNELS:
+    if Path(path).is_file() and is_classifier(detector["name"]):
         classifier = ClassifierConfig(name=detector["name"], **_tuples(detector["preprocessing"]))
     spec = ExtractorSpec(
         mode=mode,

@@ -110,12 +110,15 @@ def build_backbone(config: DetectorConfig) -> tuple[SmallBackbone | MobileNetC4 
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Fold every BatchNorm into the convolution registered just before it; for inference only, in place."""
+    """Fold every BatchNorm into the convolution registered just before it; for inference only, in place.
+
+    timm's BatchNorm layers hold the activation that follows them: it stays.
+    """
     previous: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
             setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
-            setattr(module, name, nn.Identity())
+            setattr(module, name, getattr(child, "act", nn.Identity()))
         else:
             fold_batch_norm(child)
         previous = (name, child)

@@ -1,7 +1,7 @@
 """A pretrained ImageNet classifier as a source of feature maps.
 
-A ResNet without its pool and linear layers is the paper's grid baseline; MobileNetV2 is for small machines.
-Weights come from a local file. Nothing is unpickled but tensors.
+A ResNet without its pool and linear layers is the paper's grid baseline; MobileNetV2 is for small machines; timm has
+hundreds of others (`timm_models.py`). Weights come from a local file. Nothing is unpickled but tensors.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from torchvision import models
 
 from stage1_detect import transform
 from stage1_detect.backbones import fold_batch_norm
-from stage1_detect.spec import ClassifierConfig, ClassifierName
+from stage1_detect.spec import TIMM, ClassifierConfig
+from stage1_detect.timm_models import TimmBody, timm_facts
 from stage1_detect.transform import ImageBatch
 from store_schema.errors import CheckpointError, InputNotFoundError
 
@@ -38,7 +39,7 @@ class Classifier:
         return transform.prepare(images, self.config, self.device)
 
     def feature_map(self, batch: ImageBatch) -> Tensor:
-        """[B, D, h, w] at stride 32, sizes rounded up."""
+        """[B, D, h, w], at stride 32 for torchvision's, sizes rounded up."""
         features: Tensor = self.body(transform.in_company(batch.images, batch))
         return features[: len(batch)]
 
@@ -51,25 +52,29 @@ def load_classifier(
     """Load a classifier's weights for extraction.
 
     Args:
-        path: a state dict, as safetensors or as torch saves it. Its names are torchvision's, with or without the
-            classifying layers; or other names with the same tensors in the same order.
+        path: a state dict, as safetensors or as torch saves it. Its names are torchvision's or timm's, with or without
+            the classifying layers; or other names with the same tensors in the same order.
 
     Errors: `InputNotFoundError`; `CheckpointError` naming the first tensor that does not fit.
     """
     path = Path(path)
     body = build_body(config.name)
     own = {_published_name(config.name, key): key for key in body.state_dict() if not key.endswith(_COUNTER)}
-    tensors = {name: body.state_dict()[key] for name, key in own.items()}
+    head = _head(config.name)
+    tensors = {name: body.state_dict()[key] for name, key in own.items() if not name.startswith(head)}
     state = _match(_read_state(path), tensors, f"{path}: weights of {config.name}")
     body.load_state_dict({own[name]: tensor for name, tensor in state.items()}, strict=False)
     return Classifier(body, config, device)
 
 
-def build_body(name: ClassifierName) -> nn.Sequential:
-    """The network without its pool and linear layers, with weights from torch's generator.
+def build_body(name: str) -> nn.Module:
+    """The network up to its last feature map, with weights from torch's generator.
 
-    For a ResNet exactly `nn.Sequential(*list(resnet.children())[:-2])`, for MobileNetV2 its `features`.
+    For a ResNet exactly `nn.Sequential(*list(resnet.children())[:-2])`, for MobileNetV2 its `features`, for timm's
+    what `forward_features` gives. Errors: those of `timm_facts`.
     """
+    if name.startswith(TIMM):
+        return TimmBody(name)
     network = models.get_model(name, weights=None)
     if name == "mobilenet_v2":
         features: nn.Sequential = network.features
@@ -83,8 +88,17 @@ _COUNTER = ".num_batches_tracked"
 _RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
-def _published_name(name: ClassifierName, key: str) -> str:
-    """What torchvision's own state dict calls the tensor that the body has under `key`."""
+def _head(name: str) -> str:
+    """Prefix of the classifying layer's tensors, which nothing here needs."""
+    if name.startswith(TIMM):
+        return f"{timm_facts(name).head}."
+    return "classifier." if name == "mobilenet_v2" else "fc."
+
+
+def _published_name(name: str, key: str) -> str:
+    """What the library's own state dict calls the tensor that the body has under `key`."""
+    if name.startswith(TIMM):
+        return key.removeprefix("network.")
     if name == "mobilenet_v2":
         return f"features.{key}"
     place, rest = key.split(".", 1)
@@ -109,18 +123,21 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _match(state: dict[str, Tensor], own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
-    """For each of our tensors the file's one: by name if the file has all our names, else by order."""
+    """For each of our tensors the file's one: by name if the file has all our names, else by order.
+
+    By order, a classifying layer (a weight and a bias) may follow.
+    """
     given = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
     if set(own) <= set(given):
         given = {name: given[name] for name in own}
-    elif len(given) != len(own):
+    elif len(given) not in (len(own), len(own) + 2):
         missing = next(name for name in own if name not in given)
         raise CheckpointError(
             f"{what}: {len(own)} tensors expected, {len(given)} came; {missing!r} is missing"
         )
-    for (name, tensor), (given_name, came) in zip(own.items(), given.items(), strict=True):
+    for (name, tensor), (given_name, came) in zip(own.items(), given.items(), strict=False):
         if tensor.shape != came.shape:
             raise CheckpointError(
                 f"{what}: {name} has the shape {tuple(tensor.shape)}, the file's {given_name} has {tuple(came.shape)}"
             )
-    return dict(zip(own, given.values(), strict=True))
+    return dict(zip(own, given.values(), strict=False))

@@ -1,12 +1,12 @@
 """What a job extracts, as one small record that travels to workers, and what the store will say of it.
 
 Free of torch, so that a finished job can be recognised without loading a model. `extract.build_extractor`
-turns the record into the network.
+turns the record into the network. (timm's names are the exception: what they are is asked of timm.)
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from stage1_detect.box_tables import box_names, boxes_file
 from stage1_detect.config import (
@@ -24,9 +24,10 @@ from store_schema.fingerprint import file_sha256, fingerprint
 from store_schema.layout import Codec
 from store_schema.metadata import BoxSource, FeatureDtype, StoreMetadata
 
-ClassifierName = Literal["mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+TIMM = "timm:"
+"""Before the name of a classifier of the timm library."""
 
-CLASSIFIER_CHANNELS: dict[ClassifierName, int] = {
+CLASSIFIER_CHANNELS: dict[str, int] = {
     "mobilenet_v2": 1280,
     "resnet18": 512,
     "resnet34": 512,
@@ -34,14 +35,15 @@ CLASSIFIER_CHANNELS: dict[ClassifierName, int] = {
     "resnet101": 2048,
     "resnet152": 2048,
 }
-"""Channels of the last feature map, which is D."""
+"""Channels of the last feature map of torchvision's classifiers, which is D."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """An ImageNet classifier of torchvision without its pool and linear layers, and what it expects of pixels."""
+    """An ImageNet classifier without its pool and linear layers, and what it expects of pixels."""
 
-    name: ClassifierName
+    name: str
+    """torchvision's (of `CLASSIFIER_CHANNELS`), or `timm:` and timm's; for the latter see `timm_models.timm_config`."""
     short_side: int = 320
     """The network's short side in pixels; the long side follows, up to `long_side`."""
     long_side: int = 640
@@ -52,9 +54,9 @@ class ClassifierConfig:
     size_rounding: SizeRounding = "half_even"
 
     def __post_init__(self) -> None:
-        if self.name not in CLASSIFIER_CHANNELS:
+        if not is_classifier(self.name):
             raise ConfigError(
-                f"classifier.name must be one of {sorted(CLASSIFIER_CHANNELS)}, not {self.name!r}"
+                f"classifier.name must be one of {sorted(CLASSIFIER_CHANNELS)} or {TIMM}NAME, not {self.name!r}"
             )
         if not 1 <= self.short_side <= self.long_side:
             raise ConfigError(
@@ -64,6 +66,20 @@ class ClassifierConfig:
     def preprocessing(self) -> dict[str, Any]:
         """What was done to the pixels, as JSON: it belongs to the weights and goes into a store's metadata."""
         return {name: value for name, value in asdict(self).items() if name != "name"}
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a network of this name is a classifier, not a detector."""
+    return name in CLASSIFIER_CHANNELS or name.startswith(TIMM)
+
+
+def classifier_channels(name: str) -> int:
+    """Channels of the last feature map, which is D. Errors: those of `timm_facts`."""
+    if name.startswith(TIMM):
+        from stage1_detect.timm_models import timm_facts  # loads torch, which no other name needs here
+
+        return timm_facts(name).channels
+    return CLASSIFIER_CHANNELS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +244,7 @@ def _describe_classifier(spec: ExtractorSpec) -> _Source:
         "path": str(path),
         "preprocessing": config.preprocessing(),
     }
-    channels = CLASSIFIER_CHANNELS[config.name]
+    channels = classifier_channels(config.name)
     return _Source(facts=facts, map_channels=channels, region_dim=channels)
 
 

@@ -151,6 +151,9 @@ def _resize(
     if config.interpolation == "bilinear_exact":
         scale = _scale(image.shape[0], image.shape[1], config)
         return _resize_axis(_resize_axis(pixels, 3, target[1], scale), 2, target[0], scale)
+    if config.interpolation == "bicubic_antialias":  # it overshoots at edges
+        resized = F.interpolate(pixels, size=target, mode="bicubic", align_corners=False, antialias=True)
+        return resized.clamp(0, 255)
     antialias = config.interpolation == "bilinear_antialias"
     return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=antialias)
 

@@ -7,6 +7,7 @@ that has grown it does what is new. docs/detect.md says more.
 example: butd detect runs/scenes --weights runs/detector --store runs/regions.zarr --regions 12
          butd detect photos/ --weights runs/detector --store runs/photos.zarr --min-regions 10 --max-regions 100
          butd detect runs/scenes --weights runs/detector --store runs/grid.zarr --mode grid --regions 12
+         butd detect photos/ --weights timm:resnet50 --store runs/timm.zarr --mode grid --regions 49
          butd detect photos/ --weights hf:unc-nlp/frcnn-vg-finetuned --store runs/vg.zarr
 """
 
@@ -21,7 +22,7 @@ from store_schema.errors import UsageError
 if TYPE_CHECKING:
     from stage1_detect.jobs import JobConfig, JobSummary
     from stage1_detect.sources import ImageSource
-    from stage1_detect.spec import ExtractorSpec
+    from stage1_detect.spec import ClassifierConfig, ExtractorSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         action=WeightsOption,
-        help="a trained or converted detector, a classifier's weights file, hf:OWNER/NAME[@REVISION], torchvision:NAME "
-        "or a URL; alone: list the known ones",
+        help="a trained or converted detector, a classifier's weights file, hf:OWNER/NAME[@REVISION], "
+        "torchvision:NAME, timm:NAME (a classifier) or a URL; alone: list the known ones",
     )
-    add("--store", type=Path, required=True, help="the store to write or to go on with")
+    add("--store", required=True, help="the store to write or to go on with")
     add(
         "--mode",
         choices=["proposal", "refined", "regressed", "grid", "given"],
@@ -53,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="overlap above which the lesser box goes (default 0.3; given boxes 0.5)",
     )
     add("--boxes", help="for --mode given: a table of boxes, or FastestDet as .onnx")
-    add("--classifier", help="the weights are of this torchvision classifier: mobilenet_v2, resnet50, ...")
+    add(
+        "--classifier",
+        help="the weights are of this classifier: torchvision's mobilenet_v2, resnet50, ..., or timm:NAME",
+    )
     add("--short-side", type=int, help="with --classifier: the network's short side (default 320)")
     add("--split", help="of the tables: only this split")
     add("--images-root", type=Path, help="where the tables' paths start (default: the tables)")
@@ -109,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
     from stage1_detect.jobs import JobConfig, detect_to_store
     from stage1_detect.sources import find_images
 
+    options.store = _local(options.store)
     spec = _spec(options)
     config = JobConfig(
         scheduler=options.scheduler,
@@ -221,8 +226,14 @@ def _unreadable(store: Path, image_ids: set[str]) -> int:
 def _spec(options: argparse.Namespace) -> "ExtractorSpec":
     from pipeline.weights import published_extraction, resolve_weights
     from stage1_detect.config import SelectionConfig
-    from stage1_detect.spec import ClassifierConfig, ExtractorSpec, GivenBoxesConfig, cells_for
+    from stage1_detect.spec import TIMM, ExtractorSpec, GivenBoxesConfig, cells_for
 
+    if options.weights.startswith(TIMM):
+        if options.classifier not in (None, options.weights):
+            raise UsageError(
+                f"--weights {options.weights} says which classifier it is; leave out --classifier"
+            )
+        options.classifier = options.weights
     weights = resolve_weights(options.weights, classifier=options.classifier is not None)
     published = published_extraction(weights)
     options.mode = options.mode or published.get("mode", "proposal")
@@ -243,21 +254,28 @@ def _spec(options: argparse.Namespace) -> "ExtractorSpec":
         boxes = GivenBoxesConfig(path=options.boxes, max_regions=most, **thresholds)
     else:
         selection = SelectionConfig(**{**usual, "min_regions": least, "max_regions": most, **thresholds})
-    classifier = None
-    if options.classifier is not None:
-        short_side = 320 if options.short_side is None else options.short_side
-        classifier = ClassifierConfig(
-            name=options.classifier, short_side=short_side, long_side=2 * short_side
-        )
     return ExtractorSpec(
         mode=options.mode,
         weights=weights,
         selection=selection,
         cells=cells,
         boxes=boxes,
-        classifier=classifier,
+        classifier=_classifier(options),
         device=_device(options.device),
     )
+
+
+def _classifier(options: argparse.Namespace) -> "ClassifierConfig | None":
+    from stage1_detect.spec import TIMM, ClassifierConfig
+
+    if options.classifier is None:
+        return None
+    short_side = 320 if options.short_side is None else options.short_side
+    if options.classifier.startswith(TIMM):
+        from stage1_detect.timm_models import timm_config
+
+        return timm_config(options.classifier, short_side=short_side)
+    return ClassifierConfig(name=options.classifier, short_side=short_side, long_side=2 * short_side)
 
 
 def _refuse_options_without_effect(options: argparse.Namespace) -> None:
@@ -276,6 +294,16 @@ def _refuse_options_without_effect(options: argparse.Namespace) -> None:
         raise UsageError(
             "--short-side is for --classifier; a detector's own sizes belong to its weights. Leave it out"
         )
+
+
+def _local(store: str) -> Path:
+    if "://" in store:
+        from stage1_detect.published.fetch import shown
+
+        raise UsageError(
+            f"--store {shown(store)}: a store is written to a folder of this machine; name one, and copy it there then"
+        )
+    return Path(store)
 
 
 def _device(name: str) -> str:

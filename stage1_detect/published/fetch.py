@@ -1,13 +1,15 @@
 """Weights that people can get: a reference becomes files in the ordinary caches, with progress and a hash check.
 
-`hf:OWNER/NAME[@REVISION]` lies in Hugging Face's cache (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE count as always),
-`torchvision:NAME` and URLs in torch.hub's (TORCH_HOME). What is there is not downloaded again.
+`hf:OWNER/NAME[@REVISION]` and `timm:NAME` (a classifier) lie in Hugging Face's cache (HF_HOME, HF_ENDPOINT and
+HF_HUB_OFFLINE count as always), `torchvision:NAME` and URLs in torch.hub's (TORCH_HOME). What is there is not
+downloaded again.
 """
 
 import hashlib
 import logging
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -16,7 +18,8 @@ from store_schema.fingerprint import file_sha256
 
 logger = logging.getLogger(__name__)
 
-SCHEMES = ("hf:", "torchvision:", "http://", "https://")
+SCHEMES = ("hf:", "torchvision:", "timm:", "http://", "https://")
+_TIMM_FILE = "model.safetensors"
 _WEIGHTS = ["*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl", "*.caffemodel", "model.json"]
 
 
@@ -43,6 +46,8 @@ def fetch(reference: str) -> Path:
     match scheme:
         case "hf":
             return _fetch_repository(rest)
+        case "timm":
+            return _fetch_repository(timm_repository(reference), [_TIMM_FILE]) / _TIMM_FILE
         case "torchvision":
             return _fetch_url(torchvision_url(rest), "")
         case _:
@@ -64,6 +69,18 @@ def torchvision_url(name: str) -> str:
         raise UsageError(
             f"torchvision:{name}: torchvision has no such model; see 'butd detect --weights list'"
         ) from error
+
+
+def timm_repository(name: str) -> str:
+    """Where timm keeps the usual weights of a `timm:NAME`. Errors: `UsageError` where it has none, or no such model."""
+    from stage1_detect.timm_models import timm_facts
+
+    repository = timm_facts(name).hub_id
+    if not repository:
+        raise UsageError(
+            f"{name}: timm has no weights of it on the hub; give a file, and --classifier {name}"
+        )
+    return repository
 
 
 def _fetch_url(url: str, sha256: str) -> Path:
@@ -105,14 +122,14 @@ def _fetch_url(url: str, sha256: str) -> Path:
     return path
 
 
-def _fetch_repository(rest: str) -> Path:
-    """A snapshot of a repository's weights in Hugging Face's cache, each file checked against its name there."""
+def _fetch_repository(rest: str, patterns: Sequence[str] = _WEIGHTS) -> Path:
+    """A repository's files that fit a pattern, in Hugging Face's cache, each checked against its name there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = rest.partition("@")
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WEIGHTS))
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns)))
     except HFValidationError as error:
         raise UsageError(f"hf:{rest}: hf:OWNER/NAME or hf:OWNER/NAME@REVISION expected") from error
     except LocalEntryNotFoundError as error:
@@ -125,7 +142,7 @@ def _fetch_repository(rest: str) -> Path:
         raise ButdError(f"hf:{rest}: cannot be downloaded ({error}); give the path of a file") from error
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not files:
-        raise InputNotFoundError(f"hf:{rest}: the repository holds no weights ({', '.join(_WEIGHTS)})")
+        raise InputNotFoundError(f"hf:{rest}: the repository holds no weights ({', '.join(patterns)})")
     for path in files:
         _check_blob(path)
     return folder

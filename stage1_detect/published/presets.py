@@ -124,6 +124,7 @@ def listing() -> str:
             *blocks,
             "",
             "hf:OWNER/NAME[@REVISION], torchvision:NAME and URLs are downloaded, converted and remembered. A file that "
-            "you hold: butd convert-weights FILE OUT --from KIND. More: docs/weights.md",
+            "you hold: butd convert-weights FILE OUT --from KIND. Classifiers for a grid: timm:NAME, or "
+            "torchvision:NAME with --classifier NAME. More: docs/weights.md",
         ]
     )

@@ -120,6 +120,14 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "detect world.scenes --weights world.other_detector --store world.regions --regions 6",
         ("world/regions.zarr", "detector"),
     ),
+    "detect: a store behind a URL": (
+        "detect world.scenes --weights world.detector --store https://me:secret@host/x.zarr",
+        ("--store https://host/x.zarr", "written to a folder of this machine"),
+    ),
+    "detect: two classifiers": (
+        "detect world.scenes --weights timm:resnet18 --classifier resnet18 --store OUT",
+        ("timm:resnet18 says which classifier it is",),
+    ),
     "detect: boxes": ("detect world.scenes --weights world.detector --store OUT --mode given", ("--boxes",)),
     "detect: k twice": (
         "detect world.scenes --weights world.detector --store OUT --regions 3 --min-regions 1 --max-regions 4",

@@ -47,7 +47,7 @@ def test_options_without_effect_or_missing_are_refused(changes: dict[str, Any], 
 
 def test_configs_refuse_values_out_of_range() -> None:
     with pytest.raises(ConfigError, match=r"classifier\.name"):
-        ClassifierConfig(name="vgg16")  # type: ignore[arg-type]
+        ClassifierConfig(name="vgg16")
     with pytest.raises(ConfigError, match="short_side <= long_side"):
         ClassifierConfig(name="resnet18", short_side=500, long_side=400)
     with pytest.raises(ConfigError, match=r"boxes\.score_thresh"):

@@ -34,6 +34,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content = weights()
         self.announced = hashlib.sha256(self.content).hexdigest()
+        self.repository, self.name = REPOSITORY, "pytorch_model.bin"
         self.requests: list[str] = []
 
     @property
@@ -50,13 +51,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub, path = self.server, self.path.split("?")[0]
         hub.requests.append(f"{self.command} {path}")
-        name, size = "pytorch_model.bin", len(hub.content)
-        if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
+        name, size = hub.name, len(hub.content)
+        if path.startswith(f"/api/models/{hub.repository}/tree/"):
             lfs = {"oid": hub.announced, "size": size, "pointerSize": 130}
             self._json([{"type": "file", "oid": "1" * 40, "size": size, "path": name, "lfs": lfs}])
-        elif path.startswith(f"/api/models/{REPOSITORY}"):
-            self._json({"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": name}]})
-        elif path == f"/{REPOSITORY}/resolve/{COMMIT}/{name}":
+        elif path.startswith(f"/api/models/{hub.repository}"):
+            self._json({"id": hub.repository, "sha": COMMIT, "siblings": [{"rfilename": name}]})
+        elif path == f"/{hub.repository}/resolve/{COMMIT}/{name}":
             self._send(
                 hub.content,
                 {"ETag": f'"{hub.announced}"', "X-Repo-Commit": COMMIT, "X-Linked-Size": str(size)},
@@ -123,6 +124,24 @@ def test_a_repository_is_downloaded_once_and_used_offline(hub: Hub, monkeypatch:
     assert len(hub.requests) == asked
     with pytest.raises(ButdError, match=r"not in the cache, and the hub is not reached \(offline\?\)"):
         fetch("hf:someone/else")
+
+
+def test_a_timm_classifier_is_downloaded_once_and_used_offline(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    pytest.importorskip("timm")
+    hub.repository, hub.name = "timm/resnet18.a1_in1k", "model.safetensors"
+    path = fetch("timm:resnet18.a1_in1k")
+    assert path.name == "model.safetensors"
+    assert path.read_bytes() == hub.content
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch("timm:resnet18.a1_in1k") == path
+    with pytest.raises(ButdError, match=r"not in the cache, and the hub is not reached \(offline\?\)"):
+        fetch("timm:resnet34.a1_in1k")
+    with pytest.raises(UsageError, match=r"timm:resnet19: timm .* has no such model"):
+        fetch("timm:resnet19")
 
 
 def test_a_file_that_is_not_what_the_hub_promised_is_refused(hub: Hub) -> None:
