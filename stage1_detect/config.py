@@ -32,6 +32,7 @@ Interpolation = Literal["bilinear", "bilinear_antialias", "bilinear_exact", "bic
 SizeRounding = Literal["half_even", "half_up", "floor"]
 Objectness = Literal["sigmoid", "softmax"]
 BoxConvention = Literal["continuous", "inclusive"]
+EqualScores = Literal["index", "torch_sort", "numpy_argsort"]
 NoAttribute = Literal["absent", "counted", "ignored"]
 SelectionRule = Literal["class_nms", "max_nms"]
 RegionOrder = Literal["score", "proposal"]
@@ -103,6 +104,10 @@ class DetectorConfig:
     box_convention: BoxConvention = "continuous"
     """"inclusive": x2 and y2 are the last pixels, as in Caffe. Sizes count one more, boxes end at size - 1, an overlap
     of just the threshold suppresses, and proposals that are too small go before the best are taken, not after."""
+    equal_scores: EqualScores = "index"
+    """Which of two regions with one probability of a class is thinned first. The releases leave it to a sort that is
+    not stable, whose order is the machine's ("torch_sort": `sort(descending=True)`; "numpy_argsort":
+    `argsort()[::-1]`): the same call gives their regions on the same machine, where probabilities round to 1."""
     clamp_deltas: bool = True
     """A box grows at most 62.5 times, so that an untrained head cannot overflow exp."""
 
@@ -139,6 +144,7 @@ class DetectorConfig:
             ("size_rounding", SizeRounding),
             ("rpn_objectness", Objectness),
             ("box_convention", BoxConvention),
+            ("equal_scores", EqualScores),
             ("no_attribute", NoAttribute),
         ):
             if getattr(self, name) not in get_args(choices):

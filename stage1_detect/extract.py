@@ -145,7 +145,8 @@ class RegionExtractor:
             compared = boxes if self.mode == "refined" else proposals
             if self._inclusive:  # as the Caffe release, in pixels of the original
                 compared = detector.to_original(compared, batch, index)
-            kept = select_regions(compared, probs, selection, inclusive=self._inclusive)
+            ties = detector.config.equal_scores
+            kept = select_regions(compared, probs, selection, inclusive=self._inclusive, ties=ties)
         return boxes[kept], take_regions(regions, kept)
 
     def _complete(

@@ -23,11 +23,16 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from stage1_detect.boxes import as_continuous, at_least, thin
-from stage1_detect.config import SelectionConfig
+from stage1_detect.config import EqualScores, SelectionConfig
 
 
 def select_regions(
-    boxes: Tensor, class_probs: Tensor, config: SelectionConfig, *, inclusive: bool = False
+    boxes: Tensor,
+    class_probs: Tensor,
+    config: SelectionConfig,
+    *,
+    inclusive: bool = False,
+    ties: EqualScores = "index",
 ) -> Tensor:
     """Indices [K] int64 of the regions to keep, highest selection score first, ties in index order.
 
@@ -39,9 +44,10 @@ def select_regions(
         class_probs: [P, C] float, background 0.
         config: its order "proposal" gives the indices as they rise where neither limit applies.
         inclusive: the boxes hold their last pixels, and an overlap of just the threshold suppresses.
+        ties: which of two regions equally probable in a class suppresses the other; see `DetectorConfig.equal_scores`.
     """
     most = config.max_regions + (config.order == "proposal")  # one more tells whether the limit applies
-    selected, num_above = _best_regions(boxes, class_probs, config, most, inclusive=inclusive)
+    selected, num_above = _best_regions(boxes, class_probs, config, most, inclusive=inclusive, ties=ties)
     kept = selected[: config.max_regions]
     if config.order == "proposal" and config.min_regions <= num_above <= config.max_regions:
         kept.sort()
@@ -95,7 +101,13 @@ def predicted_objects(class_probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_regions(
-    boxes: Tensor, class_probs: Tensor, config: SelectionConfig, most: int, *, inclusive: bool
+    boxes: Tensor,
+    class_probs: Tensor,
+    config: SelectionConfig,
+    most: int,
+    *,
+    inclusive: bool,
+    ties: EqualScores,
 ) -> tuple[list[int], int]:
     """At most `most` regions, best first, of which so many reach the threshold."""
     overlaps = _overlap_bits(boxes, config.nms_thresh, inclusive=inclusive)
@@ -104,7 +116,7 @@ def _best_regions(
     selected: dict[int, None] = {}  # in order of first survival
     num_above = 0
     min_regions, max_regions = min(config.min_regions, len(boxes)), min(most, len(boxes))
-    for band in _descending_bands(class_probs[:, 1:], score_thresh):
+    for band in _descending_bands(class_probs[:, 1:], score_thresh, ties):
         for region, class_id, score in band:
             if len(selected) >= (max_regions if score >= score_thresh else min_regions):
                 break
@@ -133,7 +145,9 @@ def _overlap_bits(boxes: Tensor, nms_thresh: float, *, inclusive: bool) -> list[
     return [int.from_bytes(row.tobytes(), "little") for row in packed]
 
 
-def _descending_bands(probs: Tensor, score_thresh: float) -> Iterator[Iterator[tuple[int, int, float]]]:
+def _descending_bands(
+    probs: Tensor, score_thresh: float, ties: EqualScores
+) -> Iterator[Iterator[tuple[int, int, float]]]:
     """(region, class, probability) of all pairs above 0, highest first, ties by region, then class, in bands.
 
     Those at or above the threshold are in the first band; then the threshold sinks, a few pairs a region each
@@ -150,12 +164,32 @@ def _descending_bands(probs: Tensor, score_thresh: float) -> Iterator[Iterator[t
         scores, order = flat[band].sort(descending=True, stable=True)
         pairs = band[order]
         regions, classes = pairs // max(probs.shape[1], 1), pairs % max(probs.shape[1], 1)
+        if ties != "index":
+            regions = _sorted_as_released(regions, classes, scores, probs, ties)
         yield zip(regions.tolist(), classes.tolist(), scores.tolist(), strict=True)
         if lower <= 0:
             return
         upper = lower
         count = min(4 * probs.shape[0], flat.numel())
         lower = torch.where(flat < upper, flat, 0).topk(count).values[-1].item()
+
+
+def _sorted_as_released(
+    regions: Tensor, classes: Tensor, scores: Tensor, probs: Tensor, ties: EqualScores
+) -> Tensor:
+    """The regions [n] of pairs in falling order of score, equals of a class as its own sort leaves them."""
+    by_class = classes.argsort(stable=True)
+    same_class, same_score = (values[by_class].diff() == 0 for values in (classes, scores))
+    regions = regions.clone()
+    for class_id in set(classes[by_class[1:][same_class & same_score]].tolist()):
+        column = probs[:, class_id]
+        if ties == "torch_sort":
+            order = column.sort(descending=True).indices
+        else:
+            order = torch.from_numpy(column.cpu().numpy().argsort()[::-1].copy()).to(regions.device)
+        places = classes == class_id
+        regions[places] = order[torch.isin(order, regions[places])]
+    return regions
 
 
 _SORT_ALL_BELOW = 8192

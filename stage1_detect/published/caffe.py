@@ -1,7 +1,7 @@
 """The paper's own detector: resnet101_faster_rcnn_final.caffemodel and its relatives.
 
 The layers get detectron2's names, BatchNorm is divided by its scale factor, and the rest is MILVLG's with the Caffe
-code's own two rules: a size of just 16 pixels is enough, and deltas are not clamped.
+code's own rules: a size of just 16 pixels is enough, deltas are not clamped, and NumPy sorts.
 
 Source: peteanderson80/bottom-up-attention, models/vg/ResNet-101/faster_rcnn_end2end_final/test.prototxt, lib/rpn.
 """
@@ -21,7 +21,12 @@ from stage1_detect.published.caffemodel import Layer, read_caffemodel
 from stage1_detect.published.tensor_file import TensorFile
 from store_schema.errors import CheckpointError
 
-RULES: dict[str, Any] = {**milvlg.RULES, "rpn_min_size_kept": True, "clamp_deltas": False}
+RULES: dict[str, Any] = {
+    **milvlg.RULES,
+    "rpn_min_size_kept": True,
+    "clamp_deltas": False,
+    "equal_scores": "numpy_argsort",
+}
 
 _HEADS = {
     "rpn_conv/3x3": "proposal_generator.rpn_head.conv",

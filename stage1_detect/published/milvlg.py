@@ -35,6 +35,7 @@ RULES: dict[str, Any] = {
     "rpn_min_size": 16.0,
     "rpn_min_size_kept": False,
     "box_convention": "inclusive",
+    "equal_scores": "torch_sort",
     "pooler": "roi_pool",
     "pooler_sampling": 0,
     "box_weights": (1.0, 1.0, 1.0, 1.0),

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
-from stage1_detect.config import SelectionConfig
+from stage1_detect.config import EqualScores, SelectionConfig
 from stage1_detect.select import completing_boxes, predicted_objects, select_moved, select_regions
 from store_schema.errors import ConfigError
 
@@ -52,11 +53,20 @@ def test_selection_equals_a_loop_over_classes_on_random_cases() -> None:
         assert select_regions(boxes, probs, config).tolist() == published_rule(boxes, probs, config), case
 
 
-def caffe_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], thresh: float) -> list[int]:
+SORTS: dict[EqualScores, Callable[[NDArray[np.float32]], NDArray[np.int64]]] = {
+    "index": lambda scores: np.argsort(-scores, kind="stable"),
+    "torch_sort": lambda scores: torch.from_numpy(scores).sort(descending=True).indices.numpy(),
+    "numpy_argsort": lambda scores: scores.argsort()[::-1],
+}
+
+
+def caffe_nms(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], thresh: float, ties: EqualScores = "index"
+) -> list[int]:
     """The loop of the Caffe release's CPU form: inclusive boxes, suppressed at the threshold or above."""
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
-    order = np.argsort(-scores, kind="stable")
+    order = SORTS[ties](scores)
     suppressed, kept = np.zeros(len(boxes), bool), []
     for place, i in enumerate(order):
         if suppressed[i]:
@@ -97,6 +107,26 @@ def test_selection_equals_the_caffe_releases_loop_on_random_cases() -> None:
             chosen != select_regions(boxes, probs, replace(config, order="score"), inclusive=True).tolist()
         )
     assert unsorted > 50
+
+
+@pytest.mark.parametrize("ties", ["torch_sort", "numpy_argsort"])
+def test_regions_equal_in_score_are_thinned_in_the_order_of_the_releases_own_sort(ties: EqualScores) -> None:
+    """Three levels of score among a hundred boxes: here which of equals comes first decides what is kept."""
+    rng = np.random.default_rng(3)
+    other = 0
+    for case in range(60):
+        corner = rng.integers(0, 60, (100, 2))
+        boxes = torch.tensor(np.concatenate([corner, corner + rng.integers(10, 60, (100, 2))], 1)).float()
+        probs = torch.from_numpy(rng.choice([0.1, 0.3, 1.0], (100, 4)).astype(np.float32))
+        best = np.zeros(100, np.float32)
+        for class_id in range(1, 4):
+            keep = caffe_nms(boxes.numpy(), probs[:, class_id].numpy(), 0.3, ties)
+            best[keep] = np.maximum(best[keep], probs[keep, class_id].numpy())
+        config = SelectionConfig(min_regions=0, max_regions=100, score_thresh=0.2)
+        chosen = set(select_regions(boxes, probs, config, inclusive=True, ties=ties).tolist())
+        assert chosen == set(np.flatnonzero(best >= np.float32(0.2)).tolist()), case
+        other += chosen != set(select_regions(boxes, probs, config, inclusive=True).tolist())
+    assert other > 30
 
 
 def hugging_face_rule(boxes: Tensor, scores: Tensor, config: SelectionConfig) -> list[int]:
