@@ -36,7 +36,7 @@ def write_described(root: Path, pictures: Sequence[Described], out: Path) -> dic
     Errors: `InputNotFoundError` where no picture is there; `TableError` where a name fits two files, or a picture
     comes twice.
     """
-    paths = _find(root, [picture.name for picture in pictures])
+    paths = find_pictures(root, [picture.name for picture in pictures])
     found = [picture for picture in pictures if picture.name in paths]
     if not found:
         raise InputNotFoundError(
@@ -63,8 +63,11 @@ def write_described(root: Path, pictures: Sequence[Described], out: Path) -> dic
     return {"images": len(images), "captions": len(captions)}
 
 
-def _find(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Where each named picture lies below the root: at its path, or by its file's name in any folder."""
+def find_pictures(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Where each named picture lies below the root: at its path, or by its file's name in any folder.
+
+    Errors: `TableError` where a name fits two files.
+    """
     by_name: dict[str, list[str]] = {}
     for path in sorted(root.rglob("*")):
         if path.is_file():

@@ -7,7 +7,7 @@ result on this split. Words are those of our tokeniser from the sentence as it w
 from pathlib import Path
 
 from pipeline.prepare.described import Described, write_described
-from pipeline.prepare.json_files import find_json, read_json, records
+from pipeline.prepare.json_files import find_json, only_one, read_json, records
 from store_schema.errors import TableError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -22,7 +22,7 @@ def prepare_karpathy(source: Path, out: Path) -> dict[str, int]:
 
     Errors: `InputNotFoundError` without file or pictures, `TableError` naming file and record.
     """
-    path = source if source.is_file() else _only(find_json(source, "the splits", "dataset_*.json"))
+    path = source if source.is_file() else only_one(find_json(source, "the splits", "dataset_*.json"))
     pictures = []
     for number, image in enumerate(
         records(read_json(path), path, "images", ("filename", "split", "sentences"))
@@ -37,11 +37,3 @@ def prepare_karpathy(source: Path, out: Path) -> dict[str, int]:
         captions = [sentence["raw"] for sentence in records(image["sentences"], path, None, ("raw",))]
         pictures.append(Described(name, captions, split, image.get("cocoid")))
     return write_described(path.parent, pictures, out)
-
-
-def _only(paths: list[Path]) -> Path:
-    if len(paths) > 1:
-        raise TableError(
-            f"{paths[0].parent} holds {', '.join(path.name for path in paths)}; name one of them"
-        )
-    return paths[0]

@@ -17,15 +17,7 @@ def read_names(source: str, kind: str) -> tuple[str, ...]:
 
     Errors: `InputNotFoundError`; `UsageError` for an empty line or a name that stands twice.
     """
-    path = VISUAL_GENOME_FOLDER / f"{kind}_vocab.txt" if source == VISUAL_GENOME else Path(source)
-    if not path.is_file():
-        raise InputNotFoundError(
-            f"--{kind} {source}: there is no such file; name a list of names, one a line, or "
-            f"'{VISUAL_GENOME}' for the Visual Genome list"
-        )
-    names = tuple(
-        line.split(",")[0].strip() for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    )
+    names = tuple(spellings[0] for spellings in _read_lines(source, kind))
     if "" in names:
         raise UsageError(
             f"--{kind} {source}: line {names.index('') + 1} holds no name; numbers in a file count lines"
@@ -34,3 +26,31 @@ def read_names(source: str, kind: str) -> tuple[str, ...]:
         repeated = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"--{kind} {source}: {repeated!r} stands on two lines; a name must be one label")
     return names
+
+
+def read_spellings(source: str, kind: str) -> dict[str, str]:
+    """The name that each spelling of a list stands for, in lower case; a name is its own first spelling.
+
+    Errors: as `read_names`; `UsageError` for a spelling of two names.
+    """
+    read_names(source, kind)
+    names: dict[str, str] = {}
+    for first, *others in _read_lines(source, kind):
+        for spelling in (first, *others):
+            if names.setdefault(spelling.lower(), first) != first:
+                raise UsageError(
+                    f"--{kind} {source}: {spelling!r} is a spelling of both {names[spelling.lower()]!r} and {first!r}"
+                )
+    return names
+
+
+def _read_lines(source: str, kind: str) -> list[list[str]]:
+    """The spellings on each line."""
+    path = VISUAL_GENOME_FOLDER / f"{kind}_vocab.txt" if source == VISUAL_GENOME else Path(source)
+    if not path.is_file():
+        raise InputNotFoundError(
+            f"--{kind} {source}: there is no such file; name a list of names, one a line, or "
+            f"'{VISUAL_GENOME}' for the Visual Genome list"
+        )
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return [[spelling.strip() for spelling in line.split(",")] for line in lines]
