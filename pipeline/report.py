@@ -179,6 +179,13 @@ def _detector_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fo
             ours=True,
         )
         section.tables.append(table)
+        four = ("map_50", "map_50_weighted", "attribute_map", "attribute_map_weighted")
+        if any(detector.get(name) is not None for name in four):
+            paper = Table(["", "objects", "weighted", "attributes", "weighted"])
+            paper.add(
+                "mAP at IoU .5, as the paper states it", *(_number(detector.get(name)) for name in four)
+            )
+            section.tables.append(paper)
         section.text.append(
             "mAP is that of the COCO evaluation, on refined boxes. An attribute is right when the best-scored one "
             "is among the object's own. Pictures show stored regions, near-copies left out: attribute, object, score."

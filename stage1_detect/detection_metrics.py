@@ -1,8 +1,14 @@
 """How good a detector is: average precision, attributes, and whether objects are among the proposals.
 
 Average precision is COCO's, computed by pycocotools. Objects whose names the detector does not know count as
-missed. Attributes are judged on the true boxes, with the class that the detector itself predicts there: right
-where the best attribute is one of the object's own. Recall: true boxes that some proposal overlaps by half.
+missed. Attributes are judged on the true boxes, with the class that the detector itself predicts there: whether the
+best attribute is one of the object's own, and each attribute's average precision over all boxes. "Weighted" means
+over classes (or attributes) weighted by the number of their instances. Recall: true boxes that some proposal, or one
+of the 36 regions that a store would keep, overlaps by half.
+
+The four numbers of Anderson et al. 2018 (lib/datasets/vg_eval.py) are map_50, map_50_weighted, attribute_map and
+attribute_map_weighted. There the area under VOC's curve counts objects (here COCO's 101 points), boxes count one pixel
+more, 400 detections a picture are taken, and a class without an instance counts 0 in the plain mean (here: not at all).
 """
 
 import contextlib
@@ -21,12 +27,18 @@ from torch import Tensor
 
 from stage1_detect.annotations import AnnotatedImages, ImageObjects, read_annotations
 from stage1_detect.boxes import pairwise_iou
+from stage1_detect.config import SelectionConfig
 from stage1_detect.detector import Detections, Detector, LoadedDetector
+from stage1_detect.heads import RegionOutputs, split_regions
 from stage1_detect.pictures import PictureSource
+from stage1_detect.select import select_regions
 from stage1_detect.transform import ImageBatch
 from store_schema.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+FIXED_REGIONS = SelectionConfig(min_regions=36, max_regions=36)
+"""What recall_36 looks at: the regions of the published features of fixed number."""
 
 
 def evaluate_detector(
@@ -58,8 +70,9 @@ def evaluate(
     """Score a detector, in evaluation mode, on the first `max_images` pictures (0: all).
 
     Returns:
-        map_50, map (mean over IoU .5 to .95), recall, and attribute_accuracy where the detector has attributes
-        and objects carry some; all 0..1. num_images and num_unreadable are counts.
+        map_50, map_50_weighted, map (mean over IoU .5 to .95), recall, recall_36; attribute_accuracy, attribute_map
+        and attribute_map_weighted where the detector has attributes and objects carry some; all 0..1. num_images and
+        num_unreadable are counts.
 
     Errors: `UsageError` where none of the pictures holds an object.
     """
@@ -84,16 +97,20 @@ class _Tally:
     unreadable: int = 0
     objects: int = 0
     recalled: int = 0
-    attributed: int = 0
-    attribute_right: int = 0
+    recalled_36: int = 0
+    owned: list[NDArray[np.bool_]] = field(default_factory=list)
+    """[n, A] attributes of the true boxes of a batch, those unknown to the detector last."""
+    attribute_probs: list[NDArray[np.float32]] = field(default_factory=list)
+    """[n, known A] of the same boxes."""
     truth: dict[int, ImageObjects] = field(default_factory=dict)
     detections: dict[int, Detections] = field(default_factory=dict)
 
     def scores(self, object_names: tuple[str, ...]) -> dict[str, float]:
         scores = coco_average_precision(self.truth, self.detections, len(object_names))
         scores["recall"] = self.recalled / self.objects
-        if self.attributed:
-            scores["attribute_accuracy"] = self.attribute_right / self.attributed
+        scores["recall_36"] = self.recalled_36 / self.objects
+        if self.owned:
+            scores |= attribute_scores(np.concatenate(self.attribute_probs), np.concatenate(self.owned))
         return scores | {"num_images": float(len(self.truth)), "num_unreadable": float(self.unreadable)}
 
 
@@ -102,43 +119,91 @@ def _tally_batch(
 ) -> None:
     feature_map = detector.feature_map(batch)
     proposals = detector.propose(feature_map, batch)
-    detections = detector.detect_among(proposals, feature_map, batch)
+    outputs = detector.regions(feature_map, batch, proposals)
+    detections = detector.detections(proposals, outputs, batch)
     truth = [images.objects(index) for index in members]
     single = [~objects.crowd for objects in truth]
     boxes = [
         detector.to_network(torch.from_numpy(objects.boxes[s]).to(detector.device), batch, i)
         for i, (objects, s) in enumerate(zip(truth, single, strict=True))
     ]
-    for i, index in enumerate(members):
+    for i, (index, regions) in enumerate(zip(members, split_regions(outputs), strict=True)):
         tally.truth[index], tally.detections[index] = truth[i], detections[i]
         tally.objects += len(boxes[i])
-        if len(boxes[i]) and len(proposals[i]):
-            tally.recalled += int((pairwise_iou(boxes[i], proposals[i]).amax(1) >= 0.5).sum())
+        tally.recalled += _count_covered(boxes[i], proposals[i])
+        kept = _kept_regions(detector, proposals[i], regions, batch, i)
+        tally.recalled_36 += _count_covered(boxes[i], proposals[i][kept])
     if detector.num_attributes:
-        owned = np.concatenate([objects.attributes[s] for objects, s in zip(truth, single, strict=True)])
-        labelled = owned.any(1)
-        right = owned[np.arange(len(owned)), _predicted_attributes(detector, feature_map, batch, boxes)]
-        tally.attributed += int(labelled.sum())
-        tally.attribute_right += int(right[labelled].sum())
+        on_truth = detector.regions(feature_map, batch, boxes)
+        probs = detector.attribute_probs(on_truth.features, on_truth.class_logits.softmax(1))
+        tally.attribute_probs.append(probs.float().cpu().numpy())
+        tally.owned.extend(objects.attributes[s] for objects, s in zip(truth, single, strict=True))
 
 
-def _predicted_attributes(
-    detector: Detector, feature_map: Tensor, batch: ImageBatch, boxes: list[Tensor]
-) -> NDArray[np.int64]:
-    """[n] best attribute of each box, given the best object there."""
-    outputs = detector.regions(feature_map, batch, boxes)
-    class_ids = outputs.class_logits[:, 1:].argmax(1) + 1
-    best: NDArray[np.int64] = detector.attribute_logits(outputs.features, class_ids).argmax(1).cpu().numpy()
-    return best
+def _count_covered(boxes: Tensor, others: Tensor) -> int:
+    """How many of the boxes [n, 4] some of the others [m, 4] overlaps by half."""
+    if not len(boxes) or not len(others):
+        return 0
+    return int((pairwise_iou(boxes, others).amax(1) >= 0.5).sum())
+
+
+def _kept_regions(
+    detector: Detector, proposals: Tensor, outputs: RegionOutputs, batch: ImageBatch, index: int
+) -> Tensor:
+    """Which proposals of the batch's picture `index` become its 36 regions."""
+    inclusive = detector.config.box_convention == "inclusive"
+    compared = detector.to_original(proposals, batch, index) if inclusive else proposals
+    probs = outputs.class_logits.softmax(1)
+    ties = detector.config.equal_scores
+    return select_regions(compared, probs, FIXED_REGIONS, inclusive=inclusive, ties=ties)
+
+
+def attribute_scores(probs: NDArray[np.float32], owned: NDArray[np.bool_]) -> dict[str, float]:
+    """attribute_accuracy, attribute_map and attribute_map_weighted; nothing where no box has an attribute.
+
+    Args:
+        probs: [n, K] of each box, any numbers that rise with what is thought of an attribute.
+        owned: [n, A] whether the box has it; A >= K, the attributes behind the K-th are unknown and score 0.
+    """
+    labelled = owned.any(1)
+    if not labelled.any():
+        return {}
+    best = probs.argmax(1)
+    counts = owned.sum(0)
+    known = range(probs.shape[1])
+    precisions = np.zeros(owned.shape[1])
+    precisions[: len(known)] = [average_precision(probs[:, k], owned[:, k]) for k in known]
+    occurs = counts > 0
+    return {
+        "attribute_accuracy": float(owned[np.arange(len(owned)), best][labelled].mean()),
+        "attribute_map": float(precisions[occurs].mean()),
+        "attribute_map_weighted": float(np.average(precisions[occurs], weights=counts[occurs])),
+    }
+
+
+def average_precision(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """Area under the curve of best precision at each recall, as VOC counts it since 2010; 0 where none is right.
+
+    Equal scores are taken together, so that their order does not count.
+    """
+    if not right.any():
+        return 0.0
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # of those with its score
+    hits = np.cumsum(right[order])[last]
+    precision = hits / (np.flatnonzero(last) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    gained = np.diff(hits, prepend=0) / right.sum()
+    return float((gained * envelope).sum())
 
 
 def coco_average_precision(
     truth: Mapping[int, ImageObjects], detections: Mapping[int, Detections], num_names: int
 ) -> dict[str, float]:
-    """map_50 and map over the classes that occur, by pycocotools; 100 detections a picture, all sizes."""
+    """map_50, map_50_weighted and map over the classes that occur, by pycocotools; 100 detections a picture."""
     found = np.concatenate([_coco_rows(index, d) for index, d in detections.items()])
     if not len(found):
-        return {"map_50": 0.0, "map": 0.0}
+        return {"map_50": 0.0, "map_50_weighted": 0.0, "map": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         coco = COCO()
         coco.dataset = _coco_dataset(truth, num_names)
@@ -150,8 +215,14 @@ def coco_average_precision(
         scorer.accumulate()
     precision = scorer.eval["precision"][..., 0, 0]  # [IoU, recall, class]; -1: the class does not occur
     occurs = (precision > -1).all((0, 1))
-    precision = precision[:, :, occurs]
-    return {"map_50": float(precision[0].mean()), "map": float(precision.mean())}
+    by_class = precision[:, :, occurs].mean(1)  # [IoU, class]
+    real = np.concatenate([objects.object_ids[~objects.crowd] for objects in truth.values()])
+    counts = np.bincount(real, minlength=num_names)[occurs]
+    return {
+        "map_50": float(by_class[0].mean()),
+        "map_50_weighted": float(np.average(by_class[0], weights=counts)),
+        "map": float(by_class.mean()),
+    }
 
 
 def _coco_dataset(truth: Mapping[int, ImageObjects], num_names: int) -> dict[str, object]:

@@ -3,10 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from stage1_detect.annotations import ImageObjects, read_annotations
 from stage1_detect.config import DetectorConfig
-from stage1_detect.detection_metrics import coco_average_precision, evaluate
+from stage1_detect.detection_metrics import (
+    attribute_scores,
+    average_precision,
+    coco_average_precision,
+    evaluate,
+)
 from stage1_detect.detector import Detections, Detector
 from stage1_detect.pictures import PictureSource
 from store_schema.errors import UsageError
@@ -34,7 +40,7 @@ BOX, OTHER = [10.0, 10, 30, 30], [40.0, 40, 60, 60]
 
 def test_perfect_detections_score_one() -> None:
     scores = coco_average_precision({0: truth(BOX, ids=[1])}, {0: found(BOX, ids=[1], scores=[0.9])}, 3)
-    assert scores == pytest.approx({"map_50": 1.0, "map": 1.0})
+    assert scores == pytest.approx({"map_50": 1.0, "map_50_weighted": 1.0, "map": 1.0})
 
 
 def test_a_box_of_overlap_two_thirds_counts_up_to_its_overlap() -> None:
@@ -42,7 +48,7 @@ def test_a_box_of_overlap_two_thirds_counts_up_to_its_overlap() -> None:
     scores = coco_average_precision(
         {0: truth(BOX, ids=[0])}, {0: found([10.0, 10, 30, 26.1], ids=[0], scores=[0.9])}, 1
     )
-    assert scores == pytest.approx({"map_50": 1.0, "map": 0.7})
+    assert scores == pytest.approx({"map_50": 1.0, "map_50_weighted": 1.0, "map": 0.7})
 
 
 def test_a_class_that_is_never_found_halves_the_mean() -> None:
@@ -60,7 +66,59 @@ def test_detections_in_a_crowd_are_not_wrong() -> None:
 
 def test_no_detection_at_all_scores_zero() -> None:
     scores = coco_average_precision({0: truth(BOX, ids=[0])}, {0: found(ids=[], scores=[])}, 1)
-    assert scores == {"map_50": 0.0, "map": 0.0}
+    assert scores == {"map_50": 0.0, "map_50_weighted": 0.0, "map": 0.0}
+
+
+def test_weighted_precision_counts_each_class_as_often_as_it_occurs() -> None:
+    boxes = [[10.0 * n, 10.0, 10.0 * n + 9, 30.0] for n in range(4)]
+    objects = truth(*boxes, ids=[0, 0, 0, 2], crowd=[False, False, False, False])
+    detections = found(*boxes[:3], ids=[0, 0, 0], scores=[0.9, 0.8, 0.7])
+    scores = coco_average_precision({0: objects}, {0: detections}, 3)
+    assert scores["map_50"] == pytest.approx(1 / 2)
+    assert scores["map_50_weighted"] == pytest.approx(3 / 4)
+
+
+def test_crowds_have_no_weight() -> None:
+    objects = truth(BOX, OTHER, BOX, ids=[0, 1, 1], crowd=[False, False, True])
+    detections = found(BOX, ids=[0], scores=[0.9])
+    assert coco_average_precision({0: objects}, {0: detections}, 2)["map_50_weighted"] == pytest.approx(0.5)
+
+
+def voc_area(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """Each recall step times the best precision at this recall or a higher one, in plain loops."""
+    points = []
+    for score in sorted(set(scores.tolist()), reverse=True):
+        taken = scores >= score
+        points.append((right[taken].sum() / right.sum(), right[taken].mean()))
+    area, before = 0.0, 0.0
+    for place, (recall, _) in enumerate(points):
+        area += (recall - before) * max(precision for _, precision in points[place:])
+        before = recall
+    return float(area)
+
+
+def test_average_precision_is_vocs_area_whatever_the_order_of_equal_scores() -> None:
+    rng = np.random.default_rng(0)
+    for n in [1, 2, 5, 30] * 10:
+        scores = rng.integers(0, 6, n).astype(np.float32)
+        right = rng.random(n) < 0.4
+        right[0] = True
+        assert average_precision(scores, right) == pytest.approx(voc_area(scores, right))
+        order = rng.permutation(n)
+        assert average_precision(scores[order], right[order]) == pytest.approx(
+            average_precision(scores, right)
+        )
+
+
+def test_attributes_by_hand() -> None:
+    """Attribute 0 of 2 boxes, ranked 1st and 3rd: 1/2 + 1/2 * 2/3; attribute 1 of one box, first; 2 is unknown."""
+    probs = np.array([[0.9, 0.1], [0.5, 0.8], [0.3, 0.2]], dtype=np.float32)
+    owned = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 0]], dtype=bool)
+    scores = attribute_scores(probs, owned)
+    assert scores["attribute_accuracy"] == pytest.approx(1)
+    assert scores["attribute_map"] == pytest.approx((5 / 6 + 1 + 0) / 3)
+    assert scores["attribute_map_weighted"] == pytest.approx((2 * 5 / 6 + 1 + 0) / 4)
+    assert attribute_scores(probs, np.zeros_like(owned)) == {}
 
 
 def score(tables: Path, detector: Detector, **changes: int) -> dict[str, float]:
@@ -75,7 +133,11 @@ def test_scores_do_not_depend_on_the_batch_size(detection_tables: Path) -> None:
     torch.manual_seed(0)
     detector = Detector(CONFIG, num_objects=2, num_attributes=3)
     scores = score(detection_tables, detector)
-    assert set(scores) == {"map", "map_50", "recall", "attribute_accuracy", "num_images", "num_unreadable"}
+    assert set(scores) == {
+        "map", "map_50", "map_50_weighted", "recall", "recall_36", "attribute_accuracy", "attribute_map",
+        "attribute_map_weighted", "num_images", "num_unreadable",
+    }  # fmt: skip
+    assert 0 < scores["recall_36"] <= scores["recall"] <= 1
     assert scores["num_images"] == 8
     assert scores == score(detection_tables, detector, batch_size=8)
     assert score(detection_tables, detector, max_images=2)["num_images"] == 2
