@@ -48,7 +48,7 @@ endif
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## The whole pipeline on generated scenes, with a report. SETTING=full|small
+demo: setup ## The whole pipeline on generated scenes, with a report. SETTING=full|long|small
 	$(BUTD) demo --setting $(SETTING) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 demo-photos: setup ## The pipeline on the real photographs of a data folder. PHOTOS=../shared/data

@@ -95,13 +95,25 @@ def answer_baseline(
 
 
 def truth_of_captions(words: Mapping[str, Sequence[str]], tables: Path) -> dict[str, float]:
-    """Shares of stated pairs and objects that are true, where the tables know objects."""
+    """Shares of stated pairs, objects, relations and numbers that are true, where the tables know objects."""
     if not (has_table(tables, "objects") and has_table(tables, "object_attributes")):
         return {}
     from stage2_models.grounding import true_pairs
+    from stage2_models.statements import judge_statements
 
-    truth = true_pairs(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
-    return {"true_pairs": truth.pairs, "true_objects": truth.objects, "stated_pairs": truth.num_pairs}
+    known = read_table(tables, "objects"), read_table(tables, "object_attributes")
+    truth, statements = true_pairs(words, *known), judge_statements(words, *known)
+    return {
+        "true_pairs": truth.pairs,
+        "true_objects": truth.objects,
+        "stated_pairs": truth.num_pairs,
+        "true_relations": statements.relations,
+        "true_relations_chance": statements.relations_chance,
+        "stated_relations": statements.num_relations,
+        "true_numbers": statements.numbers,
+        "true_numbers_chance": statements.numbers_chance,
+        "stated_numbers": statements.num_numbers,
+    }
 
 
 def _retrieved(

@@ -27,6 +27,8 @@ _CAPTION_COLUMNS = {
     "cider_d": "CIDEr-D",
     "true_pairs": "stated pairs true",
     "true_objects": "objects true",
+    "true_relations": "relations true",
+    "true_numbers": "numbers true",
 }
 
 

@@ -2,7 +2,7 @@
 
 Needs only the tables `objects` and `object_attributes`: names found in the captions, singular or plural, are
 compared with what the pictures hold. A name may have several words ("traffic light"). Names that no table
-knows are not judged; neither are relations and counts.
+knows are not judged; relations and numbers are `statements`' part.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +21,13 @@ IOU_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Mention:
-    """An object named in a caption: the index of its name's last word, the name, the attributes right before it."""
+    """An object named in a caption: the index of its name's last word, the name, the attributes right before it, and
+    the index of the first word of all that."""
 
     index: int
     name: str
     attributes: tuple[str, ...]
+    start: int
 
 
 class Lexicon:
@@ -49,20 +51,19 @@ class Lexicon:
         """
         found: list[Mention] = []
         attributes: list[str] = []
-        index = 0
+        index = start = 0
         while index < len(words):
             name, width = self._longest(self.objects, words, index)
             attribute, attribute_width = self._longest(self.attributes, words, index)
             if attribute and (width < attribute_width or self._starts_name(words, index + attribute_width)):
                 attributes.append(attribute)
                 index += attribute_width
-            elif name:
-                found.append(Mention(index + width - 1, name, tuple(attributes)))
-                attributes = []
-                index += width
-            else:
-                attributes = []
-                index += 1
+                continue
+            if name:
+                found.append(Mention(index + width - 1, name, tuple(attributes), start))
+            attributes = []
+            index += width or 1
+            start = index
         return found
 
     def _starts_name(self, words: Sequence[str], index: int) -> bool:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)"
     )
-    parser.add_argument("--setting", choices=["full", "small"], default="full", help="default full")
+    parser.add_argument("--setting", choices=["full", "long", "small"], default="full", help="default full")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
 
 
