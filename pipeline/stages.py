@@ -32,7 +32,7 @@ class TrainOptions:
     config: str | None = None
     """Name of a shipped configuration or path of a TOML file; the small one of the model if not given."""
     sets: tuple[str, ...] = ()
-    """`section.key=value`; the sections are model, data, training, and for detector and captioner losses."""
+    """`section.key=value`; sections are model, data, training, losses (detector, captioner), backbone (detector)."""
     resume: str = "auto"
     """"auto", "latest", "best", a checkpoint's name or a path; "auto" goes on where the run stopped."""
     time_limit_seconds: float | None = None
@@ -56,6 +56,7 @@ def train_detector(
     from stage1_detect.config import DetectorConfig
     from stage1_detect.detection_task import DetectionDataConfig, build_detection_task
     from stage1_detect.losses import LossConfig
+    from stage1_detect.pretrained import BackboneConfig
 
     def build(sections: Mapping[str, Any]) -> "Task[Any]":
         return build_detection_task(
@@ -63,10 +64,16 @@ def train_detector(
             config=sections["model"],
             data=sections["data"],
             losses=sections["losses"],
+            backbone=sections["backbone"],
             images_root=images_root,
         )
 
-    types = {"model": DetectorConfig, "losses": LossConfig, "data": DetectionDataConfig}
+    types = {
+        "model": DetectorConfig,
+        "backbone": BackboneConfig,
+        "losses": LossConfig,
+        "data": DetectionDataConfig,
+    }
     return _train("detector", types, build, {"tables": str(tables)}, out, options)
 
 

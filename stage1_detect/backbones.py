@@ -45,6 +45,8 @@ class ResNetC4(nn.Module):
     """conv1..conv4 of a torchvision ResNet: stride 16."""
 
     stride = 16
+    stage_ends = (0, 4, 5, 6, 7)
+    """Children of the body up to the stem, and to strides 4, 8 and 16."""
 
     def __init__(self, network: resnet.ResNet) -> None:
         super().__init__()
@@ -70,6 +72,8 @@ class MobileNetC4(nn.Module):
 
     stride = 16
     channels = 96
+    stage_ends = (0, 2, 4, 7, 14)
+    """As a ResNet's."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,14 +57,20 @@ def load_classifier(
 
     Errors: `InputNotFoundError`; `CheckpointError` naming the first tensor that does not fit.
     """
-    path = Path(path)
     body = build_body(config.name)
-    own = {_published_name(config.name, key): key for key in body.state_dict() if not key.endswith(_COUNTER)}
-    head = _head(config.name)
-    tensors = {name: body.state_dict()[key] for name, key in own.items() if not name.startswith(head)}
-    state = _match(_read_state(path), tensors, f"{path}: weights of {config.name}")
-    body.load_state_dict({own[name]: tensor for name, tensor in state.items()}, strict=False)
+    body.load_state_dict(read_body(path, config.name), strict=False)
     return Classifier(body, config, device)
+
+
+def read_body(path: str | Path, name: str) -> dict[str, Tensor]:
+    """A classifier's tensors under the names that they have in its `build_body`; errors as `load_classifier`."""
+    path = Path(path)
+    body = build_body(name).state_dict()
+    own = {_published_name(name, key): key for key in body if not key.endswith(_COUNTER)}
+    head = _head(name)
+    tensors = {published: body[key] for published, key in own.items() if not published.startswith(head)}
+    state = _match(_read_state(path), tensors, f"{path}: weights of {name}")
+    return {own[published]: tensor for published, tensor in state.items()}
 
 
 def build_body(name: str) -> nn.Module:

@@ -1,12 +1,12 @@
 """The detector as a task for the trainer: batches from the annotation tables, losses, scores.
 
-Which pictures come when, and which are mirrored, is a pure function of (seed, epoch, picture). The vocabulary
-is that of the training split and goes into `model.json`.
+Which pictures come when, which are mirrored and how large a batch is seen is a pure function of (seed, epoch,
+place). The vocabulary is that of the training split and goes into `model.json`.
 """
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from stage1_detect.detection_metrics import evaluate
 from stage1_detect.detector import Detector
 from stage1_detect.losses import DetectionBatch, LossConfig, detection_losses
 from stage1_detect.pictures import Picture, PictureSource
+from stage1_detect.pretrained import BackboneConfig, freeze_backbone, load_backbone
 from store_schema.coverage import detection_tables_fingerprint
 from store_schema.errors import ButdError, ConfigError, UsageError
 from store_schema.fingerprint import fingerprint
@@ -36,6 +37,9 @@ class DetectionDataConfig:
     seed: int = 0
     flip: bool = True
     """Mirror every other picture, left to right."""
+    short_sides: tuple[int, ...] = ()
+    """Multi-scale: each batch is seen at one of these short sides, with the model's long side as the limit; scores are
+    always at the model's short side. Empty: so is training."""
     num_workers: int = 1
     """Decoding threads; 0 decodes between the steps."""
     cache_megabytes: float = 1024.0
@@ -50,6 +54,12 @@ class DetectionDataConfig:
         for name in ("seed", "num_workers", "cache_megabytes", "max_eval_images"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"data.{name} must not be negative, it is {getattr(self, name)}")
+        if any(side < 1 for side in self.short_sides):
+            raise ConfigError(f"data.short_sides must be positive, they are {list(self.short_sides)}")
+
+
+_SCALES = 1
+"""Keeps the generator of sizes apart from that of mirrored pictures."""
 
 
 class DetectionTask:
@@ -65,6 +75,7 @@ class DetectionTask:
         config: DetectorConfig,
         data: DetectionDataConfig,
         losses: LossConfig,
+        backbone: BackboneConfig,
         train: AnnotatedImages,
         val: AnnotatedImages,
         tables_fingerprint: str,
@@ -74,6 +85,8 @@ class DetectionTask:
         self.data = data
         self.batch_size = data.batch_size
         self.losses = losses
+        self.backbone = backbone
+        self._scales = [replace(config, short_side=side) for side in data.short_sides] or [config]
         self.train = train
         self.val = val
         self._tables_fingerprint = tables_fingerprint
@@ -84,6 +97,8 @@ class DetectionTask:
             self.model = Detector(
                 config, num_objects=len(train.object_names), num_attributes=len(train.attribute_names)
             )
+        self._backbone_source = load_backbone(self.model, backbone.weights) if backbone.weights else None
+        self._fixed_norms = freeze_backbone(self.model, backbone)
         self.model.to(device).to(memory_format=torch.channels_last)
 
     def identity(self) -> dict[str, str]:
@@ -101,6 +116,7 @@ class DetectionTask:
             "object_names": list(self.train.object_names),
             "attribute_names": list(self.train.attribute_names),
             "preprocessing": self.config.preprocessing(),
+            **({"backbone_from": self._backbone_source} if self._backbone_source else {}),
             "trained_on": {
                 "split": "train",
                 "num_images": len(self.train),
@@ -119,8 +135,9 @@ class DetectionTask:
         order = np.random.default_rng([self.data.seed, epoch]).permutation(len(self.train))
         size = self.data.batch_size
         todo = [order[i * size : (i + 1) * size] for i in range(start, self.num_batches())]
-        for indices, pictures in zip(todo, self._train_pictures.batches(todo), strict=True):
-            yield self._collate(indices, pictures, epoch)
+        loaded = self._train_pictures.batches(todo)
+        for place, (indices, pictures) in enumerate(zip(todo, loaded, strict=True), start):
+            yield self._collate(indices, pictures, epoch, self._scale(epoch, place))
 
     def batch_ids(self, batch: DetectionBatch) -> list[str]:
         """Ids of the batch's pictures."""
@@ -128,6 +145,8 @@ class DetectionTask:
 
     def loss(self, batch: DetectionBatch, *, step: int, epoch: int) -> tuple[Tensor, int, dict[str, Tensor]]:
         """The batch's mean losses times its pictures, their number, and the mean of each part."""
+        for norm in self._fixed_norms:  # train() of the whole model has set them to training
+            norm.eval()
         parts = detection_losses(self.model, batch, self.losses)
         count = len(batch.image_ids)
         return (
@@ -137,7 +156,7 @@ class DetectionTask:
         )
 
     def evaluate(self) -> dict[str, float]:
-        """map, map_50, attribute_accuracy and recall on the validation split."""
+        """Scores on the validation split: see `detection_metrics.evaluate`."""
         training = self.model.training
         self.model.eval()
         try:
@@ -154,7 +173,7 @@ class DetectionTask:
         )
 
     def _collate(
-        self, indices: NDArray[np.int64], pictures: list[Picture | None], epoch: int
+        self, indices: NDArray[np.int64], pictures: list[Picture | None], epoch: int, scale: DetectorConfig
     ) -> DetectionBatch:
         samples = [
             _Sample.build(self.train, int(i), p, mirror=self._mirrored(epoch, int(i)))
@@ -164,7 +183,14 @@ class DetectionTask:
         if not samples:
             ids = [self.train.image_ids[i] for i in indices]
             raise ButdError(f"none of the pictures {ids} of a training batch can be read; the log says why")
-        return _to_batch(samples, self.config, len(self.train.attribute_names))
+        return _to_batch(samples, scale, len(self.train.attribute_names))
+
+    def _scale(self, epoch: int, place: int) -> DetectorConfig:
+        """At which size the epoch's batch at this place is seen."""
+        if len(self._scales) == 1:
+            return self._scales[0]
+        drawn = np.random.default_rng([self.data.seed, epoch, place, _SCALES]).integers(len(self._scales))
+        return self._scales[int(drawn)]
 
     def _mirrored(self, epoch: int, index: int) -> bool:
         return self.data.flip and bool(np.random.default_rng([self.data.seed, epoch, index]).random() < 0.5)
@@ -177,12 +203,13 @@ def build_detection_task(
     data: DetectionDataConfig,
     images_root: str | Path | None = None,
     losses: LossConfig | None = None,
+    backbone: BackboneConfig | None = None,
     device: str | torch.device = "cpu",
 ) -> DetectionTask:
-    """Read the tables' training and validation splits and set up a detector with random weights.
+    """Read the tables' training and validation splits and set up a detector, but for a given backbone at random.
 
     Errors: `InputNotFoundError`, `TableError`; `UsageError` where a split is empty or holds no objects;
-    `ConfigError` for one of torchvision's published detectors.
+    `ConfigError` for one of torchvision's published detectors; those of `load_backbone`.
     """
     if config.backbone in TORCHVISION_SIZES:
         raise ConfigError(
@@ -203,6 +230,7 @@ def build_detection_task(
         config=config,
         data=data,
         losses=losses or LossConfig(),
+        backbone=backbone or BackboneConfig(),
         train=train,
         val=val,
         tables_fingerprint=detection_tables_fingerprint(Path(tables)),

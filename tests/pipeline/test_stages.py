@@ -12,6 +12,7 @@ from pipeline.training.config import TrainingConfig
 from stage1_detect.config import DetectorConfig
 from stage1_detect.detection_task import DetectionDataConfig
 from stage1_detect.losses import LossConfig
+from stage1_detect.pretrained import BackboneConfig
 from stage2_models.caption_data import CaptionDataConfig
 from stage2_models.caption_losses import CaptionLossConfig
 from stage2_models.captioner import CaptionerConfig
@@ -22,7 +23,12 @@ from store_schema.errors import ConfigError, InputNotFoundError, StoreNotFoundEr
 from tests.pipeline.conftest import VQA, World, options
 
 SECTIONS: dict[str, dict[str, type]] = {
-    "detector": {"model": DetectorConfig, "losses": LossConfig, "data": DetectionDataConfig},
+    "detector": {
+        "model": DetectorConfig,
+        "backbone": BackboneConfig,
+        "losses": LossConfig,
+        "data": DetectionDataConfig,
+    },
     "caption": {"model": CaptionerConfig, "losses": CaptionLossConfig, "data": CaptionDataConfig},
     "vqa": {"model": VqaConfig, "data": VqaDataConfig},
 }

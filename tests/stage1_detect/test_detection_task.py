@@ -70,6 +70,28 @@ def test_an_epoch_can_be_entered_in_the_middle(detection_tables: Path) -> None:
     assert all(same(a, b) for a, b in zip(task.batches(1, 4), whole[4:], strict=True))
 
 
+def test_several_scales_are_drawn_batch_by_batch_and_boxes_follow(detection_tables: Path) -> None:
+    plain = list(build(detection_tables, num_workers=0).batches(1, 0))
+    task = build(detection_tables, short_sides=(32, 48, 64))
+    scaled = list(task.batches(1, 0))
+    sides = [batch.images.shape[2] for batch in scaled]
+    assert len(set(sides)) > 1
+    assert set(sides) <= {32, 48, 64}
+    for side, batch, original in zip(sides, scaled, plain, strict=True):
+        assert batch.image_ids == original.image_ids
+        assert batch.sizes == ((side, side),) * 4
+        assert torch.allclose(batch.boxes, original.boxes * (side / 64))
+    assert all(same(a, b) for a, b in zip(task.batches(1, 3), scaled[3:], strict=True))
+    assert [batch.images.shape[2] for batch in task.batches(2, 0)] != sides
+
+
+def test_a_short_side_above_the_long_side_is_refused(detection_tables: Path) -> None:
+    with pytest.raises(ConfigError, match="short_side 65 exceeds long_side 64"):
+        build(detection_tables, short_sides=(65,))
+    with pytest.raises(ConfigError, match=r"data\.short_sides must be positive"):
+        replace(DATA, short_sides=(0,))
+
+
 def test_mirroring_takes_picture_and_boxes_along(detection_tables: Path) -> None:
     plain = {b.image_ids: b for b in build(detection_tables, flip=False, batch_size=1).batches(0, 0)}
     mirrored = 0
