@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from stage1_detect.config import DetectorConfig
-from stage1_detect.pooling import separable_roi_align
+from stage1_detect.pooling import separable_roi_align, tabled_roi_pool
 
 SEPARABLE_MAX_CELLS = 64 * 64
 """Maps up to this size are pooled by matrix products on the CPU, larger ones by torchvision."""
@@ -90,11 +90,14 @@ class RegionHead(nn.Module):
     def pool(self, region_map: Any, boxes: list[Tensor]) -> Tensor:  # noqa: ANN401
         """[n, c, s, s] from each picture's boxes [P, 4] in network pixels."""
         size, scale, sampling = self.config.pooler_size, 1 / self.stride, self.config.pooler_sampling
+        on_cpu, trains = region_map.device.type == "cpu", torch.is_grad_enabled() and region_map.requires_grad
         small = region_map.shape[2] * region_map.shape[3] <= SEPARABLE_MAX_CELLS
-        if self.config.pooler == "roi_pool":
-            pooled: Tensor = roi_pool(region_map.contiguous(), boxes, size, scale)
-        elif small and region_map.device.type == "cpu":
-            maps = zip(region_map, boxes, strict=True)
+        maps = zip(region_map, boxes, strict=True)
+        if self.config.pooler == "roi_pool" and on_cpu and not trains:
+            pooled = torch.cat([tabled_roi_pool(m, b, size, scale) for m, b in maps])
+        elif self.config.pooler == "roi_pool":
+            pooled = roi_pool(region_map.contiguous(), boxes, size, scale)
+        elif small and on_cpu:
             pooled = torch.cat([separable_roi_align(m, b, size, scale, sampling) for m, b in maps])
         else:
             pooled = roi_align(region_map.contiguous(), boxes, size, scale, sampling, aligned=True)
