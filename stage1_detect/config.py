@@ -131,6 +131,9 @@ class DetectorConfig:
 
     detection_score_thresh: float = 0.05
     detection_nms_thresh: float = 0.5
+    detection_vote_iou: float = 0.0
+    """A refined box becomes the mean, weighted by score, of those of its class that overlap it by so much; 0: it stays.
+    For detections alone: the store's regions are proposals. Source: Gidaris and Komodakis 2015, arXiv 1505.01749."""
     max_detections: int = 100
 
     def __post_init__(self) -> None:
@@ -156,7 +159,12 @@ class DetectorConfig:
             if len(getattr(self, name)) != size:
                 raise ConfigError(f"detector.{name} needs {size} numbers, it has {len(getattr(self, name))}")
         self._check_anchors()
-        for name in ("rpn_nms_thresh", "detection_nms_thresh", "detection_score_thresh"):
+        for name in (
+            "rpn_nms_thresh",
+            "detection_nms_thresh",
+            "detection_score_thresh",
+            "detection_vote_iou",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"detector.{name} must lie in 0..1, not {getattr(self, name)}")
         for name in _POSITIVE:
@@ -258,7 +266,9 @@ class DetectorConfig:
             "backbone": self.backbone,
             **_TORCHVISION,
         }
-        free = ("short_side", "long_side", "detection_score_thresh", "detection_nms_thresh", "max_detections")
+        free = {"short_side", "long_side", "max_detections"} | {
+            n for n in usual if n.startswith("detection_")
+        }
         for name, value in usual.items():
             if name not in free and getattr(self, name) != value:
                 raise ConfigError(

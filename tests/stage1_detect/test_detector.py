@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,38 @@ def test_detections_are_in_the_original_picture_best_first_and_apart() -> None:
         assert (found.boxes[:, 3] <= height).all()
         assert found.class_ids.min() >= 0
         assert found.class_ids.max() < 5
+
+
+def outputs_for(class_logits: list[list[float]]) -> RegionOutputs:
+    """Regions whose boxes stay where their proposals are."""
+    n = len(class_logits)
+    return RegionOutputs(torch.zeros(n, 24), torch.tensor(class_logits), torch.zeros(n, 1, 4), [n])
+
+
+def test_boxes_of_a_class_that_overlap_enough_vote_by_their_scores() -> None:
+    detector = build(replace(SMALL, detection_vote_iou=0.8))
+    batch = detector.prepare(pictures((64, 64)))
+    proposals = torch.tensor(
+        [[10.0, 10, 30, 30], [11, 10, 31, 30], [10, 10, 30, 30], [10, 10, 20, 30], [40, 40, 40, 60]]
+    )
+    first, weaker, other, small = (
+        [0.0, 9, 0, 0, 0, 0],
+        [0.0, 8, 0, 0, 0, 0],
+        [0.0, 0, 9, 0, 0, 0],
+        [0.0, 7, 0, 0, 0, 0],
+    )
+    outputs = outputs_for([first, weaker, other, small, first])
+    (found,) = detector.detections([proposals], outputs, batch)
+    plain = build(SMALL).detections([proposals], outputs, batch)[0]
+    scores = outputs.class_logits.softmax(1)[:2, 1]
+    voted = (scores[:, None] * proposals[:2]).sum(0) / scores.sum()
+    places = {int(p): box for p, box in zip(found.proposals, found.boxes, strict=True)}
+    assert torch.allclose(places[0], voted)
+    assert torch.allclose(places[2], proposals[2])  # of another class
+    assert torch.equal(places[4], proposals[4])  # without area
+    assert torch.equal(found.proposals, plain.proposals)
+    assert torch.equal(found.scores, plain.scores)
+    assert torch.equal(plain.boxes, proposals[plain.proposals])
 
 
 def test_an_empty_picture_is_no_error() -> None:
