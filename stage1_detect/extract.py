@@ -78,12 +78,21 @@ class RegionExtractor:
     """
 
     def __init__(
-        self, detector: Detector, selection: SelectionConfig, *, mode: BoxSource = "proposal"
+        self,
+        detector: Detector,
+        selection: SelectionConfig,
+        *,
+        mode: BoxSource = "proposal",
+        features: bool = True,
     ) -> None:
-        """Keep the proposals ("proposal"); or move their boxes and pool these ("refined"), or do not ("regressed")."""
+        """Keep the proposals ("proposal"); or move their boxes and pool these ("refined"), or do not ("regressed").
+
+        Without `features` the records' features are [n, 0]: boxes and labels alone.
+        """
         self.detector = detector
         self.selection = selection
         self.mode = mode
+        self.features = features
         self._inclusive = detector.config.box_convention == "inclusive"
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
@@ -181,7 +190,7 @@ class RegionExtractor:
             width=width,
             height=height,
             boxes=self.detector.to_original(boxes, batch, index).cpu().numpy(),
-            features=regions.features.cpu().numpy(),
+            features=regions.features[:, : None if self.features else 0].cpu().numpy(),
             object_ids=object_ids.cpu().numpy(),
             object_scores=object_scores.cpu().numpy(),
             attribute_ids=None if attribute_ids is None else attribute_ids.cpu().numpy(),
@@ -209,7 +218,7 @@ def _build(spec: ExtractorSpec, fingerprint: str) -> Extractor:
         return GivenBoxExtractor(network, spec.boxes)
     assert isinstance(network, Detector)  # held by ExtractorSpec, and so is the next
     assert spec.selection is not None
-    return RegionExtractor(network, spec.selection, mode=spec.mode)
+    return RegionExtractor(network, spec.selection, mode=spec.mode, features=spec.features)
 
 
 def _inside(boxes: Tensor) -> Tensor:

@@ -123,6 +123,8 @@ class ExtractorSpec:
     """Where the boxes of "given" come from."""
     classifier: ClassifierConfig | None = None
     """None: the weights are a detector of ours. For "grid" and "given" a classifier will do."""
+    features: bool = True
+    """Whether the store gets the features; without, it holds a detector's own boxes and labels alone."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -138,6 +140,8 @@ class ExtractorSpec:
                 f"mode {self.mode!r} needs a trained detector, {self.classifier.name} is a classifier; "
                 "use mode 'grid' or 'given'"
             )
+        if not self.features and needed != "selection":
+            raise ConfigError(f"mode {self.mode!r} has no boxes of its own: without features nothing is left")
         if self.cells is not None and min(self.cells) < 1:
             raise ConfigError(f"cells must be positive, not {self.cells}")
 
@@ -158,8 +162,9 @@ class ExtractorSpec:
                 (),
             )
         min_regions, max_regions = self._region_limits()
+        feature_dim = source.map_channels if self.mode == "grid" else source.region_dim
         return StoreMetadata(
-            feature_dim=source.map_channels if self.mode == "grid" else source.region_dim,
+            feature_dim=feature_dim if self.features else 0,
             min_regions=min_regions,
             max_regions=max_regions,
             box_source=self.mode,

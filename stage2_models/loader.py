@@ -91,6 +91,10 @@ def build_loader(
         batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, workers=workers, pin=pin,
         rank=rank, world_size=world_size,
     )  # fmt: skip
+    if not store.metadata.feature_dim:
+        raise UsageError(
+            f"{store.path} holds boxes and labels alone, no features; make a store without --boxes-only"
+        )
     rows = np.asarray(sample_rows, dtype=np.int64)
     if rows.ndim != 1 or len(rows) == 0:
         raise UsageError(

@@ -75,11 +75,14 @@ class BlockFiles:
         self._mmap = mmap and isinstance(store, Path)
         self._plain: dict[tuple[str, int], NDArray[Any]] = {}
         self._shards: dict[int, OpenShard] = {}
-        spec = self._specs["features"]
-        assert spec.inner_chunk is not None
-        _, self._slots, feature_dim = spec.inner_chunk
-        self._groups = spec.chunk_shape[1] // self._slots
-        self._chunk_shape = (self._slots, feature_dim)
+        if (
+            metadata.feature_dim
+        ):  # else there are no features, and none of the methods that read them is called
+            spec = self._specs["features"]
+            assert spec.inner_chunk is not None
+            _, self._slots, feature_dim = spec.inner_chunk
+            self._groups = spec.chunk_shape[1] // self._slots
+            self._chunk_shape = (self._slots, feature_dim)
         self._direct = metadata.codec == "none"
 
     def check_sizes(self) -> None:

@@ -119,24 +119,26 @@ def array_specs(
     `num_regions` is last: where it is not 65535, every other array of the row is complete.
 
     Args:
+        feature_dim: 0 for a store of boxes and labels only: the array `features` is absent.
         adaptive: whether the number of regions varies: chunks of ten regions instead of one chunk an image.
         has_objects, has_attributes: whether the detector names classes and attributes; otherwise the arrays
             are absent.
         id_bytes: width of `image_id_utf8`, a multiple of 32 that holds the longest identifier.
     """
     slots = ADAPTIVE_CHUNK if adaptive else max_regions
+    features = ArraySpec(
+        name="features",
+        dims=("image", "region", "feature"),
+        dtype=feature_dtype,
+        fill=0.0,
+        unit="1",
+        meaning="feature of each region, regions in the order of their selection score",
+        row_shape=(max_regions, feature_dim),
+        chunk_shape=(block_size, math.ceil(max_regions / slots) * slots, feature_dim),
+        inner_chunk=(1, slots, feature_dim),
+    )
     specs = [
-        ArraySpec(
-            name="features",
-            dims=("image", "region", "feature"),
-            dtype=feature_dtype,
-            fill=0.0,
-            unit="1",
-            meaning="feature of each region, regions in the order of their selection score",
-            row_shape=(max_regions, feature_dim),
-            chunk_shape=(block_size, math.ceil(max_regions / slots) * slots, feature_dim),
-            inner_chunk=(1, slots, feature_dim),
-        ),
+        *([features] if feature_dim else []),
         ArraySpec(
             name="boxes",
             dims=("image", "region", "xyxy"),

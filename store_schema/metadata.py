@@ -52,7 +52,7 @@ class StoreMetadata:
     """
 
     feature_dim: int
-    """D, numbers in a region's feature."""
+    """D, numbers in a region's feature; 0: boxes and labels only, the store has no array of features."""
     max_regions: int
     """K, region slots of an image."""
     min_regions: int
@@ -76,7 +76,7 @@ class StoreMetadata:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        _check_range("feature_dim", self.feature_dim, 1, 1 << 24)
+        _check_range("feature_dim", self.feature_dim, 0, 1 << 24)
         _check_range("max_regions", self.max_regions, 1, NOT_WRITTEN - 1)
         _check_range("min_regions", self.min_regions, 0, self.max_regions)
         _check_range("block_size", self.block_size, 1, 1 << 20)

@@ -238,6 +238,8 @@ class RegionStore:
 
         Copies in ascending order of the rows, as disks like it. What lies behind a picture's last region stays.
         """
+        if not self.metadata.feature_dim:
+            return
         places = np.asarray(rows, np.int64)
         if isinstance(self.path, RemotePath):
             self.will_need(places)  # all at once, instead of one after the other
@@ -254,6 +256,8 @@ class RegionStore:
         A store in cold pages is read about eight times faster when a whole batch is asked for at once; where the
         pages are in memory already this costs about a microsecond a row.
         """
+        if not self.metadata.feature_dim:
+            return
         size = self.metadata.block_size
         places = np.asarray(rows, np.int64)
         self._source.ask("features", np.unique(places // size).tolist())
@@ -420,6 +424,8 @@ class RegionStore:
         places = np.asarray(rows, np.int64).tolist()
         pieces = self._source.pieces
         nums = self.num_regions(rows).tolist()
+        if not self.metadata.feature_dim:
+            return [[np.zeros((num, 0), self.metadata.feature_dtype)] for num in nums]
         return [pieces(row // size, row % size, num) for row, num in zip(places, nums, strict=True)]
 
     def _gather(self, name: str, rows: Rows, out: NDArray[Any]) -> None:

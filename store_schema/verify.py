@@ -307,6 +307,8 @@ def _wrong_values(
                 yield f"{kind}_id", f"label {int(labels.max())}, there are {len(names)} names"
             if not np.isfinite(source.plain(f"{kind}_score", block)[place, :num]).all():
                 yield f"{kind}_score", "a score is NaN or infinite"
+    if not metadata.feature_dim:
+        return
     try:
         features = source.pieces(block, place, num)
     except StoreDamagedError as error:

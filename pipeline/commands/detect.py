@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["proposal", "refined", "regressed", "grid", "given"],
         help="default: as the publishers of converted weights do, else proposal",
     )
+    add("--boxes-only", action="store_true", help="boxes and labels, no features: a hundredth of the size")
     add("--regions", type=int, metavar="K", help="k regions in every picture (default 36)")
     add("--min-regions", type=int, help="adaptive: at least so many regions, with --max-regions")
     add("--max-regions", type=int, help="adaptive: at most so many regions")
@@ -261,6 +262,7 @@ def _spec(options: argparse.Namespace) -> "ExtractorSpec":
         cells=cells,
         boxes=boxes,
         classifier=_classifier(options),
+        features=not options.boxes_only,
         device=_device(options.device),
     )
 
@@ -283,6 +285,7 @@ def _refuse_options_without_effect(options: argparse.Namespace) -> None:
     mode = options.mode
     unread = {
         "--boxes": mode != "given" and options.boxes is not None,
+        "--boxes-only": mode in ("given", "grid") and options.boxes_only,
         "--min-regions": mode in ("given", "grid") and options.min_regions is not None,
         "--score-thresh": mode == "grid" and options.score_thresh is not None,
         "--nms-thresh": mode == "grid" and options.nms_thresh is not None,

@@ -63,6 +63,10 @@ def export_regions(
         raise UsageError(f"{out} exists; an export does not overwrite: remove it, or choose another place")
     if len(store) == 0:
         raise UsageError(f"{store.path} holds no picture that could be exported")
+    if "features" in chosen.carries and not store.metadata.feature_dim:
+        raise UsageError(
+            f"{store.path} holds boxes and labels alone, {chosen.name} has features; export coco-json"
+        )
     labels = [
         _Labels.of(store, kind, getattr(config, f"{kind}s"), chosen) for kind in ("object", "attribute")
     ]
@@ -184,7 +188,7 @@ def _pictures(
 
 def _not_carried(store: RegionStore, chosen: Format) -> tuple[str, ...]:
     has = {
-        "features": True,
+        "features": bool(store.metadata.feature_dim),
         "sizes": True,
         "objects": bool(store.metadata.object_names),
         "attributes": bool(store.metadata.attribute_names),

@@ -124,6 +124,10 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "detect world.scenes --weights world.detector --store https://me:secret@host/x.zarr",
         ("--store https://host/x.zarr", "written to a folder of this machine"),
     ),
+    "detect: boxes of a grid": (
+        "detect world.scenes --weights world.detector --store OUT --mode grid --boxes-only",
+        ("--boxes-only has no effect with --mode grid",),
+    ),
     "detect: two classifiers": (
         "detect world.scenes --weights timm:resnet18 --classifier resnet18 --store OUT",
         ("timm:resnet18 says which classifier it is",),
@@ -217,6 +221,17 @@ def test_a_mistake_is_one_line_with_exit_code_2(
     assert_refused(done, *(part.replace("world/", f"{world.root}/") for part in parts))
     assert not (tmp_path / "out" / "zarr.json").exists()
     assert not list((tmp_path / "out").glob("checkpoints/*.json"))
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa"])
+def test_a_store_of_boxes_alone_can_be_made_and_is_refused_by_training(
+    butd: Run, world: World, tmp_path: Path, task: str
+) -> None:
+    store = tmp_path / "boxes.zarr"
+    options = ("--weights", world.detector, "--store", store, "--regions", "4", "--boxes-only")
+    assert butd("detect", world.scenes, *options, "--verify").output.endswith("verified: whole\n")
+    done = butd("train", task, "--tables", world.scenes, "--store", store, "--out", tmp_path / "run")
+    assert_refused(done, f"{store} holds boxes and labels alone")
 
 
 def test_a_configuration_file_with_an_unknown_key_names_file_and_closest(

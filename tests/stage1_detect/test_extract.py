@@ -1,6 +1,7 @@
 """Records of the detector's regions: what they hold, and that company does not change them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from stage1_detect.extract import RegionExtractor, build_extractor
 from stage1_detect.images import load_image
 from stage1_detect.select import select_regions
 from stage1_detect.spec import ExtractorSpec
-from store_schema.errors import CheckpointError
-from store_schema.metadata import StoreMetadata
+from store_schema.errors import CheckpointError, ConfigError
+from store_schema.metadata import BoxSource, StoreMetadata
 from store_schema.records import ImageRecord, check_record
 
 SELECTION = SelectionConfig(min_regions=4, max_regions=8, score_thresh=0.5)
@@ -175,3 +176,27 @@ def test_the_network_is_loaded_once_a_process(detector_dir: Path) -> None:
     spec = spec_of(detector_dir)
     fingerprint = spec.store_metadata().detector["fingerprint"]
     assert build_extractor(spec, fingerprint) is build_extractor(spec, fingerprint)
+
+
+@pytest.mark.parametrize("mode", ["proposal", "refined", "regressed"])
+def test_boxes_alone_are_those_that_come_with_features(detector_dir: Path, mode: BoxSource) -> None:
+    selection = SelectionConfig(min_regions=4, max_regions=8)
+    whole = ExtractorSpec(weights=str(detector_dir), mode=mode, selection=selection)
+    alone = replace(whole, features=False)
+    assert (whole.store_metadata().feature_dim, alone.store_metadata().feature_dim) == (24, 0)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    records = []
+    for spec in (whole, alone):
+        metadata = spec.store_metadata()
+        records += build_extractor(spec, metadata.detector["fingerprint"]).extract([image], ["a"])
+        check_record(records[-1], metadata)
+    assert records[1].features.shape == (len(records[0].boxes), 0)
+    np.testing.assert_array_equal(records[0].boxes, records[1].boxes)
+    assert records[0].object_ids is not None
+    assert records[1].object_ids is not None
+    np.testing.assert_array_equal(records[0].object_ids, records[1].object_ids)
+
+
+def test_boxes_alone_are_a_detectors_own() -> None:
+    with pytest.raises(ConfigError, match="mode 'grid' has no boxes of its own"):
+        ExtractorSpec(weights="x", mode="grid", cells=(2, 2), features=False)

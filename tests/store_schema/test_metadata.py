@@ -18,7 +18,7 @@ def test_json_and_back_is_equal() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"feature_dim": 0}, "feature_dim must be a whole number from 1"),
+        ({"feature_dim": -1}, "feature_dim must be a whole number from 0"),
         ({"max_regions": 65535}, "max_regions must be a whole number from 1 to 65534"),
         ({"min_regions": 5}, "min_regions must be a whole number from 0 to 4, got 5"),
         ({"block_size": True}, "block_size must be a whole number"),
