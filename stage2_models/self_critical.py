@@ -46,6 +46,8 @@ class SelfCritical:
         scorer = CiderD(train.captions.words, with_end=losses.reward_end)
         self._word_ids = np.array([scorer.word_ids.get(word, 0) for word in vocabulary.words], np.int32)
         self._end = scorer.encode([])
+        never = {vocabulary.pad_id, vocabulary.bos_id} - {vocabulary.eos_id}
+        self._never = torch.tensor(sorted(never), dtype=torch.long)
         self._workers = ScoreWorkers(scorer, losses.score_workers)
         self._sampling = DecodingConfig(
             method="sample", num_captions=losses.samples_per_image, max_length=max_length, allow_unk=True
@@ -75,7 +77,10 @@ class SelfCritical:
         drawn_rows = steps * num_rows + order[picture, slot] * len(order) + picture
         read = masks.rows(torch.from_numpy(drawn_rows).to(encoded.mask.device))
         outputs = model.outputs(encoded, tokens.inputs, tokens.captions_per_step, read)[tokens.positions]
-        log_probs = model.logits(outputs).log_softmax(-1).gather(1, tokens.targets.unsqueeze(1)).squeeze(1)
+        # Of the words that can be drawn: with the others' share left in, every caption below the baseline would
+        # teach the model to expect these others, whatever it says, and nothing would ever teach it back.
+        drawable = model.logits(outputs).index_fill(1, self._never.to(outputs.device), -torch.inf)
+        log_probs = drawable.log_softmax(-1).gather(1, tokens.targets.unsqueeze(1)).squeeze(1)
         scores, greedy_scores = self._collect(len(order), needs_greedy=needs_greedy)
         advantage = advantages(scores, greedy_scores, self.losses.baseline)
         sorted_advantage = advantage.gather(1, torch.from_numpy(order)).t().flatten()  # [Q * B]
