@@ -18,7 +18,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from benchmarks.kill_workers import differing_files, killing_workers
+from benchmarks.kill_workers import differing_files, killing_workers, worker_processes
+from stage1_detect import cluster
 from stage1_detect.cluster import open_client, queue_cluster
 from stage1_detect.config import SelectionConfig
 from stage1_detect.jobs import JobConfig, detect_to_store
@@ -68,8 +69,8 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("queue", "directive"), [("slurm", "#SBATCH"), ("pbs", "#PBS")])
 def test_a_queues_job_script_has_what_dasks_own_file_says(queue: str, directive: str) -> None:
-    with dask.config.set(settings(queue)), queue_cluster(queue) as cluster:
-        script = cluster.job_script()
+    with dask.config.set(settings(queue)), queue_cluster(queue) as jobs:
+        script = jobs.job_script()
     assert f"{directive} " in script
     assert "00:10:00" in script
     assert "distributed.cli.dask_worker" in script
@@ -90,6 +91,28 @@ def test_killed_workers_cost_retries_and_the_store_is_the_undisturbed_one(
     assert kills.number >= 1
     assert summary.processed == 80
     assert differing_files(tmp_path / "store", undisturbed) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_answer_loses_its_blocks_to_another(
+    tmp_path: Path, pictures: Path, spec: ExtractorSpec, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process, as a machine that hangs or whose network is gone: its connection stays open."""
+    monkeypatch.setitem(cluster._LOCAL_SETTINGS, "distributed.scheduler.worker-ttl", "3s")
+    store, stopped = tmp_path / "store", threading.Event()
+
+    def stop_one() -> None:
+        while not (store / "zarr.json").exists() or not finished_blocks(store):
+            time.sleep(0.01)
+        worker_processes()[0].suspend()
+        stopped.set()
+
+    threading.Thread(target=stop_one, daemon=True).start()
+    config = replace(CONFIG, scheduler="processes", num_workers=2)
+    summary = detect_to_store(find_images(pictures), store, spec, config)
+    assert stopped.is_set()
+    assert summary.processed == 80
+    assert differing_files(store, undisturbed) == []
 
 
 JOB = """
