@@ -59,7 +59,7 @@ def load_backbone(detector: Detector, weights: str | Path) -> dict[str, str]:
 def freeze_backbone(detector: Detector, config: BackboneConfig) -> list[nn.BatchNorm2d]:
     """Take what does not learn out of training; returns the BatchNorms that must stay in evaluation mode.
 
-    Errors: `ConfigError` where the backbone has no stages.
+    Errors: `ConfigError` where the backbone has no stages, or nothing that is worth keeping.
     """
     if not config.frozen_stages and not config.frozen_batch_norm:
         return []
@@ -68,6 +68,11 @@ def freeze_backbone(detector: Detector, config: BackboneConfig) -> list[nn.Batch
         raise ConfigError(
             f"backbone.frozen_stages and frozen_batch_norm have no effect with {detector.config.backbone!r}, which "
             "is trained from the beginning: leave them out"
+        )
+    if not config.weights:
+        raise ConfigError(
+            "backbone.frozen_stages and frozen_batch_norm keep what backbone.weights brings, and there are none: "
+            f"give a classifier's file (--set backbone.weights=...), such as torchvision's {detector.config.backbone}"
         )
     frozen: list[nn.Module] = list(backbone.body[: backbone.stage_ends[config.frozen_stages]])
     norms = [m for part in frozen for m in part.modules() if isinstance(m, nn.BatchNorm2d)]

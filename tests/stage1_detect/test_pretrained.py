@@ -115,6 +115,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path, detection_tables: Path) -> N
         task(detection_tables, small, BackboneConfig(weights=str(tmp_path / "resnet.pth")))
     with pytest.raises(ConfigError, match=r"frozen_stages and frozen_batch_norm have no effect with 'small'"):
         freeze_backbone(Detector(small, num_objects=2), BackboneConfig(frozen_stages=1))
+    with pytest.raises(ConfigError, match=r"give a classifier's file .* such as torchvision's mobilenet_v2"):
+        freeze_backbone(Detector(MOBILENET, num_objects=2), BackboneConfig(frozen_batch_norm=True))
     with pytest.raises(ConfigError, match=r"backbone\.frozen_stages must be 0 to 4, it is 5"):
         BackboneConfig(frozen_stages=5)
 
