@@ -220,7 +220,11 @@ class Captioner(nn.Module):
         return DecoderState(zeros, zeros, zeros, zeros)
 
     def step(
-        self, encoded: EncodedRegions, word_gates: Tensor, state: DecoderState
+        self,
+        encoded: EncodedRegions,
+        word_gates: Tensor,
+        state: DecoderState,
+        origins: Tensor | None = None,
     ) -> tuple[DecoderState, Tensor]:
         """Go on by one word, as decoding does.
 
@@ -228,18 +232,27 @@ class Captioner(nn.Module):
             encoded: B pictures.
             word_gates: [Q * B, 4H], from `gates_of_words`: the first captions of all pictures, then the second...
             state: of the Q * B sequences, in the same order.
+            origins: [Q * B], which row of the state each sequence continues, where several continue the same one:
+                what depends on the state alone is then computed once for them.
 
         Returns:
             The new state, whose `language_hidden` goes to `logits`, and the attention weights [B, Q, K] behind it.
         """
-        gates = word_gates.view(-1, *encoded.mean_gates.shape) + encoded.mean_gates  # [Q, B, 4H]
         inputs = torch.cat([state.attention_hidden, state.language_hidden], 1)
-        gates = torch.addmm(gates.flatten(0, 1), inputs, self.attention_recurrence.weight.t())
-        hidden, cell = lstm_cell(gates, state.attention_cell)
+        recurrent = F.linear(inputs, self.attention_recurrence.weight)
+        of_hidden, of_language = self.language_recurrence.weight.split(self.hidden_dim, 1)
+        language_gates = F.linear(state.language_hidden, of_language, self.language_recurrence.bias)
+        attention_cell, language_cell = state.attention_cell, state.language_cell
+        if origins is not None:
+            recurrent, language_gates = recurrent[origins], language_gates[origins]
+            attention_cell, language_cell = attention_cell[origins], language_cell[origins]
+        gates = word_gates.view(-1, *encoded.mean_gates.shape) + encoded.mean_gates  # [Q, B, 4H]
+        hidden, cell = lstm_cell(gates.flatten(0, 1) + recurrent, attention_cell)
         seen = self._attend(encoded, hidden)
-        inputs = torch.cat([hidden, state.language_hidden], 1)
-        gates = self.language_recurrence(inputs) + weighted_gates(seen, encoded.gates)
-        language_hidden, language_cell = lstm_cell(gates, state.language_cell)
+        language_gates = torch.addmm(language_gates, hidden, of_hidden.t())
+        language_hidden, language_cell = lstm_cell(
+            language_gates + weighted_gates(seen, encoded.gates), language_cell
+        )
         return DecoderState(hidden, cell, language_hidden, language_cell), seen
 
     def _attend(self, encoded: EncodedRegions, hidden: Tensor) -> Tensor:

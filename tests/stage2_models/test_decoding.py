@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from stage2_models.beam_search import _Search
 from stage2_models.caption_tokens import CaptionTokens
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
 from stage2_models.decoding import DecodedBatch, DecodingConfig, GeneratedCaption, decode
@@ -175,3 +176,33 @@ def test_unknown_words_are_never_written() -> None:
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DecodingConfig(**settings)
+
+
+@pytest.mark.parametrize("length_penalty", ["none", "avg", "wu_-0.5"])
+@pytest.mark.parametrize("num_captions", [1, 3])
+def test_leaving_out_the_hopeless_and_sharing_states_change_nothing(
+    length_penalty: str, num_captions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a search that carries every hypothesis to the longest length, each with a state of its own."""
+    config = DecodingConfig(
+        beam_size=4,
+        num_captions=num_captions,
+        max_length=9,
+        length_penalty=length_penalty,
+        trigram_penalty=1.0,
+    )
+    for seed in range(4):
+        model, regions = _model(seed), _regions([4, 2, 0, 3, 1])
+        quick = decode(model, model.encode(regions), VOCABULARY, config)
+        with monkeypatch.context() as patch:
+            patch.setattr(_Search, "leave_out_hopeless", lambda search: False)
+            patch.setattr(
+                _Search, "_distinct_states", lambda search: (search.state.select(search.continued), None)
+            )
+            whole = decode(model, model.encode(regions), VOCABULARY, config)
+        torch.testing.assert_close(quick.scores, whole.scores)
+        for mine, theirs in zip(quick.all_captions(VOCABULARY), whole.all_captions(VOCABULARY), strict=True):
+            assert [caption.words for caption in mine] == [caption.words for caption in theirs]
+            for one, other in zip(mine, theirs, strict=True):
+                np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+                np.testing.assert_allclose(one.attention, other.attention, atol=1e-6)
