@@ -28,6 +28,14 @@ def caption_results(captions: Mapping[str, str], tables: Path, split: str) -> li
     return name_as_published({image_id: captions[image_id] for image_id in ids}, tables)
 
 
+def pictures_to_caption(tables: Path, split: str) -> list[str]:
+    """The pictures, by image_id, that a results file of a split must have.
+
+    Errors: `UsageError` where the split has none.
+    """
+    return list(_published_ids(tables, split))
+
+
 def name_as_published(captions: Mapping[str, str], tables: Path) -> list[dict[str, Any]]:
     """The entries of a results file for captions by image_id, complete or not."""
     ids = _published_ids(tables)

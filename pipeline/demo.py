@@ -40,8 +40,8 @@ SETTINGS = {
         heldout=2000,
         regions=12,
         detector_steps=3500,
-        caption_epochs=6,
-        vqa_epochs=9,
+        caption_epochs=5,
+        vqa_epochs=6,
         question_only_epochs=3,
     ),
     "small": DemoSetting(

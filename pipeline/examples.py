@@ -3,6 +3,7 @@
 The pictures are taken evenly over the split, not chosen by how well they came out.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation import Evaluated, EvaluationSettings
 
+logger = logging.getLogger(__name__)
+
 _FOLDER = "examples"
 
 
 def write_examples(done: "Evaluated", settings: "EvaluationSettings", split: str) -> None:
-    """Draw examples into out/examples and describe them in out/examples.json."""
+    """Draw examples into out/examples and describe them in out/examples.json.
+
+    Scores need the store alone; a picture that is not where the tables say is not drawn, and the log says so.
+    """
     from pipeline.evaluation import write_json
 
     drawn = _Examples(settings, split)
@@ -64,8 +70,15 @@ class _Examples:
 
     def __init__(self, settings: "EvaluationSettings", split: str) -> None:
         images = read_table(settings.tables, "images")
-        self.images = images[images["split"] == split].set_index("image_id")
+        images = images[images["split"] == split].set_index("image_id")
         self.root = settings.images_root or settings.tables
+        there = [(self.root / path).is_file() for path in images["path"]]
+        self.images = images[there]
+        if not all(there):
+            logger.warning(
+                "%d of %d pictures of split %r are not below %s and are not drawn; --images-root says where they are",
+                len(there) - sum(there), len(there), split, self.root,
+            )  # fmt: skip
         self.settings = settings
         (settings.out / _FOLDER).mkdir(parents=True, exist_ok=True)
 
@@ -83,7 +96,7 @@ class _Examples:
         _, result, store = done.captions["regions"]
         references = read_table(self.settings.tables, "captions").groupby("image_id")["text"]
         examples = []
-        for image_id in self._some(list(result.captions)):
+        for image_id in self._some([i for i in result.captions if i in self.images.index]):
             caption, boxes = result.captions[image_id], store.image(image_id).boxes
             weights = caption.attention[:, : len(boxes)]
             picture = draw_word_attention(self._pixels(image_id), boxes, caption.words, weights)
@@ -126,7 +139,7 @@ class _Examples:
     def _some_questions(self, answered: set[str]) -> list["_Question"]:
         """Questions in turn over their types, each about another picture, evenly over the split."""
         table = read_table(self.settings.tables, "questions")
-        table = table[table["question_id"].isin(answered)]
+        table = table[table["question_id"].isin(answered) & table["image_id"].isin(self.images.index)]
         kinds = sorted(table["question_type"].unique())[: self.settings.num_examples]
         by_kind = {
             kind: [
@@ -135,7 +148,7 @@ class _Examples:
             for kind, rows in table.groupby("question_type")
         }
         chosen: list[_Question] = []
-        for turn in range(self.settings.num_examples):
+        for turn in range(self.settings.num_examples if kinds else 0):
             of_kind = by_kind[kinds[turn % len(kinds)]]
             start = turn * len(of_kind) // self.settings.num_examples
             taken = {question.image_id for question in chosen}

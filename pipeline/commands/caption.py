@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", type=Path, help="a captioning run, checkpoint or model folder")
     add("images", type=Path, nargs="*", help="picture files or folders")
     add("--store", type=store_place, help="a store to take regions from instead")
-    add("--ids", nargs="*", metavar="IMAGE_ID", help="with --store: these pictures (default: all)")
+    add(
+        "--ids",
+        nargs="*",
+        metavar="IMAGE_ID",
+        help="with --store: these pictures (default: all, with --results those of the split)",
+    )
     add_decoding_arguments(parser)
     add("--weights", help="the model's detector, where it no longer lies where the model says")
     add("--boxes", help="for a model on given boxes: a table of boxes, or FastestDet as .onnx")
@@ -74,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     import torch
 
+    from pipeline.caption_results import pictures_to_caption
     from pipeline.inference import inputs_of
     from pipeline.training.processes import resolve_device
     from stage2_models.caption_inference import load_captioner
@@ -81,12 +87,15 @@ def run(options: argparse.Namespace) -> int:
     device = str(resolve_device(options.device))
     loaded = load_captioner(options.model, device=device)
     decoding = loaded.decoding(**_decoding_settings(options))
+    ids = options.ids
+    if ids is None and options.store is not None and options.results is not None:
+        ids = pictures_to_caption(options.tables, options.split)
     given = inputs_of(
         loaded.info,
         loaded.check_store,
         images=options.images,
         store=options.store,
-        ids=options.ids,
+        ids=ids,
         weights=options.weights,
         boxes=options.boxes,
         device=device,

@@ -53,11 +53,16 @@ def test_a_results_file_is_complete_or_not_written(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "results.json"
-    assert _caption(world, "--results", file, "--tables", world.scenes, "--split", "test") == 2
-    assert "that are not of it" in capsys.readouterr().err  # the store has the other splits' pictures, too
-    assert not file.exists()
+    asked = ("--results", file, "--tables", world.scenes, "--split", "test")
     ids = sorted(row for row in _split_ids(world, "test"))
-    assert _caption(world, "--ids", *ids, "--results", file, "--tables", world.scenes, "--split", "test") == 0
+    assert _caption(world, "--ids", *ids[1:], *asked) == 2
+    assert "lack 1 pictures" in capsys.readouterr().err
+    assert _caption(world, "--ids", *ids, _split_ids(world, "train")[0], *asked) == 2
+    assert "that are not of it" in capsys.readouterr().err
+    assert not file.exists()
+    assert (
+        _caption(world, *asked) == 0
+    )  # of the store, which has the other splits' pictures, too, the split's
     assert {row["image_id"] for row in json.loads(file.read_text())} == set(ids)
 
 

@@ -110,3 +110,15 @@ def test_more_examples_than_pictures_are_all_pictures_once(world: World, tmp_pat
     drawn = json.loads((tmp_path / "examples.json").read_text())
     for kind in ("regions", "answers"):
         assert len({example["picture"] for example in drawn[kind]}) == len(drawn[kind]) == 2
+
+
+def test_scores_need_no_pictures_and_the_log_says_what_is_not_drawn(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = EvaluationSettings(
+        tables=world.scenes, out=tmp_path, stores=[world.regions], images_root=tmp_path, num_examples=3
+    )
+    report = evaluate(world.vqa, settings)
+    assert 0 <= report["vqa"]["regions"]["accuracy"] <= 1
+    assert json.loads((tmp_path / "examples.json").read_text()) == {"regions": [], "answers": []}
+    assert "8 of 8 pictures of split 'test' are not below" in caplog.text
