@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.cli import main
@@ -48,11 +49,11 @@ def name_of(number: int) -> str:
     return f"COCO_{split_of(number)}2014_{number:012d}"
 
 
-def features_of(number: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+def features_of(number: int) -> NDArray[np.float32]:
     return np.random.default_rng(number).random((36, 96), np.float32)
 
 
-def boxes_of(number: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+def boxes_of(number: int) -> NDArray[np.float32]:
     corner = np.random.default_rng(number).integers(0, SIZE - 10, (36, 2))
     return np.concatenate([corner, corner + 10], 1).astype(np.float32)
 
@@ -119,7 +120,10 @@ def write_karpathy(data: Path) -> None:
 
 def write_features(data: Path) -> None:
     """The same regions as a Caffe TSV, as HDF5 with its pickle, and as MMF's pairs of files."""
-    encode = lambda array: base64.b64encode(array.tobytes()).decode()  # noqa: E731
+
+    def encode(array: NDArray[np.float32]) -> str:
+        return base64.b64encode(array.tobytes()).decode()
+
     with (data / "trainval_36.tsv").open("w") as file:
         for n in NUMBERS:
             file.write(f"{n}\t{SIZE}\t{SIZE}\t36\t{encode(boxes_of(n))}\t{encode(features_of(n))}\n")
