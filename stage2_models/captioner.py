@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_models.attention import AdditiveAttention
+from stage2_models.blocked_linear import blocked_linear
 from stage2_models.caption_tokens import CaptionTokens
 from stage2_models.loading.batch import RegionBatch
 from stage2_models.masked_batch_norm import MaskedBatchNorm
@@ -240,7 +241,8 @@ class Captioner(nn.Module):
         """
         inputs = torch.cat([state.attention_hidden, state.language_hidden], 1)
         recurrent = F.linear(inputs, self.attention_recurrence.weight)
-        of_hidden, of_language = self.language_recurrence.weight.split(self.hidden_dim, 1)
+        weight = self.language_recurrence.weight  # [4H, 2H], of the new attention output and of the state
+        of_hidden, of_language = weight[:, : self.hidden_dim], weight[:, self.hidden_dim :]
         language_gates = F.linear(state.language_hidden, of_language, self.language_recurrence.bias)
         attention_cell, language_cell = state.attention_cell, state.language_cell
         if origins is not None:
@@ -307,8 +309,10 @@ class Captioner(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn outputs [..., H] into word logits [..., V]."""
-        logits: Tensor = self.classifier(hidden)
-        return logits
+        if torch.is_grad_enabled() or hidden.dim() != 2:
+            logits: Tensor = self.classifier(hidden)
+            return logits
+        return blocked_linear(hidden, self.classifier.weight, self.classifier.bias)
 
 
 def build_captioner(config: CaptionerConfig, *, feature_dim: int, vocabulary_size: int) -> Captioner:
