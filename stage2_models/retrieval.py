@@ -58,8 +58,9 @@ def _means(store: RegionStore, image_ids: tuple[str, ...]) -> NDArray[np.float32
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return (values / np.maximum(lengths, 1e-6)).astype(np.float32)
+    lengths: NDArray[np.float32] = np.sqrt(np.square(values).sum(1, keepdims=True))
+    unit: NDArray[np.float32] = np.divide(values, np.maximum(lengths, 1e-6), dtype=np.float32)
+    return unit
 
 
 def _most_agreed(captions: list[Words], frequencies: CiderD) -> Words:
