@@ -149,7 +149,7 @@ class _Search:
     def _distinct_states(self) -> tuple[DecoderState, Tensor | None]:
         """The states that are continued, each once, and which of them each sequence continues.
 
-        Half of a beam's hypotheses or more continue the same one (2.7 different ones of 5, measured on COCO's sizes).
+        A beam's hypotheses often continue the same one: about 2.8 different ones of 5, on made-up captions.
         How many they are has to be known, so only where nothing waits for that.
         """
         if self.shares:
