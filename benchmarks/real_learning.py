@@ -121,8 +121,9 @@ def overfit(places: Places) -> dict[str, Any]:
         own = captions["image_id"].isin(chosen["image_id"])
         write_table(tables, "captions", captions[own].reset_index(drop=True))
     run = _train("caption", tables, store, folder / "run", config="caption-overfit")
-    last = pointed_to(run / "checkpoints", "latest")  # the best by CIDEr-D is not the one of the smallest loss
+    last = pointed_to(run / "checkpoints", "latest")
     assert last is not None
+    # Not the best by CIDEr-D, whose loss may be far from the smallest.
     result = _describe(last, tables, RegionStore.open(store), "train")
     by_heart = [caption.words in result.references[image_id] for image_id, caption in result.captions.items()]
     floor = smallest_token_loss(result.references.values())
