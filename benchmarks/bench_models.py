@@ -1,6 +1,6 @@
 """How fast the two models train and answer, against the same models as a textbook writes them.
 
-    python -m benchmarks.bench_models [--quick] [--threads N] [--only caption]
+    python -m benchmarks.bench_models [--quick] [--threads N] [--only caption] [--butd-vqa CHECKOUT]
 
 Same weights, same inputs, same results (checked first), COCO's and VQA v2's sizes. Caption training: 10 pictures of 5
 captions, hidden 1000, 36 x 2048 features, 9,487 words, Adam. Greedy and beam of 5: 10 pictures,
@@ -9,7 +9,8 @@ hidden 1024, 3,129 answers, Adamax; VQA v2 asks 5.4 questions about a picture, a
 picture together (`data.by_picture`, always so in evaluation); a further row has every question with a copy of its
 own. Dropout is off, so that both give the same; features come as float16, as from the store. All ways take turns;
 ratios are medians over the rounds' own ratios. Beside the time by the clock stands the processor's, which other
-programs on the machine hardly change. Writes a table and benchmarks/results/models.json.
+programs on the machine hardly change. The beam of the textbook always runs all its steps; ours stops when nothing
+can change any more. Writes a table and, unless --only chose some, benchmarks/results/models.json.
 """
 
 import argparse
@@ -17,12 +18,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.checkouts import ButdVqaCheckout
 from benchmarks.record import write_result
 from benchmarks.textbook import TextbookCaptioner, TextbookVqa, copy_captioner, copy_vqa
 from stage2_models.caption_tokens import CaptionTokens
@@ -60,24 +63,33 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds, to see that it runs")
     parser.add_argument("--threads", type=int, default=0, help="of torch; default: as torch decides")
     parser.add_argument("--only", default="", help="measure only what has this in its name")
+    parser.add_argument(
+        "--butd-vqa", type=Path, help="checkout of bottom-up-attention-vqa: measured against, too"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    contests = [contest for contest in (*caption_contests(), *vqa_contests()) if args.only in contest.name]
+    contests = [*caption_contests(), *vqa_contests(*textbook_vqa(), "")]
+    if args.butd_vqa is not None:
+        sizes = {"num_words": QUESTION_WORDS - 1, "feature_dim": FEATURE_DIM, "num_answers": NUM_ANSWERS}
+        theirs = ButdVqaCheckout(args.butd_vqa, hidden=VQA_HIDDEN, **sizes).eval()
+        contests += vqa_contests(theirs.as_ours().eval(), theirs, ", bottom-up-attention-vqa")
+    contests = [contest for contest in contests if args.only in contest.name]
     for contest in contests:
         if not contest.agree(contest.textbook(), contest.ours()):
             raise SystemExit(f"{contest.name}: the two ways do not give the same; nothing was measured")
     seconds = measure(contests, 2 if args.quick else 7)
     ratios = {name: _ratio(both, "") for name, both in seconds.items()}
     of_processor = {name: _ratio(both, ", processor") for name, both in seconds.items()}
-    print(f"{'':<34}{'textbook, s':>12}{'ours, s':>10}{'ratio':>8}{'of processor time':>20}")
+    print(f"{'':<62}{'rival, s':>12}{'ours, s':>10}{'ratio':>8}{'of processor time':>20}")
     for name, both in seconds.items():
         textbook, ours = (statistics.median(both[way]) for way in ("textbook", "ours"))
-        print(f"{name:<34}{textbook:>12.3f}{ours:>10.3f}{ratios[name]:>8.2f}{of_processor[name]:>20.2f}")
+        print(f"{name:<62}{textbook:>12.3f}{ours:>10.3f}{ratios[name]:>8.2f}{of_processor[name]:>20.2f}")
     setting = {"threads": torch.get_num_threads(), "rounds": 2 if args.quick else 7}
     content = {"setting": setting, "ratios": ratios, "processor_ratios": of_processor, "runs": seconds}
-    print("written:", write_result("models", content, ["torch"]))
+    if not args.only:
+        print("written:", write_result("models", content, ["torch"]))
 
 
 def _ratio(seconds: dict[str, list[float]], clock: str) -> float:
@@ -203,9 +215,8 @@ def _searches(
 # --- questions ------------------------------------------------------------------------------------------------
 
 
-def vqa_contests() -> list[Contest]:
-    """A training step and an evaluation batch, with shared pictures and, beside it, with copies."""
-    pad_id = QUESTION_WORDS - 1
+def textbook_vqa() -> tuple[VqaModel, TextbookVqa]:
+    """Ours and the textbook's with the same weights."""
     config = VqaConfig(
         form="relu-product",
         embed_dim=VQA_EMBED,
@@ -217,11 +228,17 @@ def vqa_contests() -> list[Contest]:
         config,
         feature_dim=FEATURE_DIM,
         vocabulary_size=QUESTION_WORDS,
-        pad_id=pad_id,
+        pad_id=QUESTION_WORDS - 1,
         num_answers=NUM_ANSWERS,
     )
     textbook = TextbookVqa(FEATURE_DIM, QUESTION_WORDS, VQA_HIDDEN, VQA_EMBED, NUM_ANSWERS)
     copy_vqa(ours, textbook)
+    return ours, textbook
+
+
+def vqa_contests(ours: VqaModel, rival: TextbookVqa | ButdVqaCheckout, against: str) -> list[Contest]:
+    """A training step and an evaluation batch, with shared pictures and, beside it, with copies."""
+    pad_id = QUESTION_WORDS - 1
     lengths = torch.randn(QUESTIONS).mul(2).add(6.2).round().clamp(3, SLOTS).long()
     padded_right = torch.randint(0, pad_id, (QUESTIONS, SLOTS)).masked_fill(
         torch.arange(SLOTS) >= lengths.unsqueeze(1), pad_id
@@ -235,9 +252,9 @@ def vqa_contests() -> list[Contest]:
     labels = torch.rand(QUESTIONS, NUM_ANSWERS).topk(KNOWN_ANSWERS).indices
     scores = torch.tensor([1.0, 0.6, 0.3]).expand(QUESTIONS, KNOWN_ANSWERS)
     targets = torch.zeros(QUESTIONS, NUM_ANSWERS).scatter_(1, labels, scores)
-    optimizers = {m: torch.optim.Adamax(m.parameters(), lr=1e-6) for m in (ours, textbook)}
+    optimizers = {m: torch.optim.Adamax(m.parameters(), lr=1e-6) for m in (ours, rival)}
 
-    def step(model: VqaModel | TextbookVqa, loss: Callable[[], Tensor]) -> float:
+    def step(model: nn.Module, loss: Callable[[], Tensor]) -> float:
         optimizers[model].zero_grad()
         value = loss()
         value.backward()  # type: ignore[no-untyped-call]
@@ -257,8 +274,8 @@ def vqa_contests() -> list[Contest]:
     def answers(logits: Callable[[], Tensor]) -> Tensor:
         return logits()
 
-    def textbook_loss() -> Tensor:
-        return textbook.loss(copies.features.float(), padded_left, targets)
+    def rival_loss() -> Tensor:
+        return rival.loss(copies.features.float(), padded_left, targets)
 
     def close(theirs: Any, own: Any) -> bool:
         return bool(np.allclose(theirs, own, rtol=1e-4, atol=1e-4))
@@ -267,14 +284,14 @@ def vqa_contests() -> list[Contest]:
     for text, regions, of in (("", shared, pictures), (", copied pictures", copies, None)):
         contests += [
             Contest(
-                f"VQA training step{text}",
-                lambda: step(textbook, textbook_loss),
+                f"VQA training step{text}{against}",
+                lambda: step(rival, rival_loss),
                 lambda regions=regions, of=of: step(ours, lambda: our_loss(regions, of)),
                 close,
             ),
             Contest(
-                f"VQA evaluation{text}",
-                lambda: answers(lambda: textbook(copies.features.float(), padded_left)),
+                f"VQA evaluation{text}{against}",
+                lambda: answers(lambda: rival(copies.features.float(), padded_left)),
                 lambda regions=regions, of=of: answers(lambda: our_logits(regions, of)),
                 close,
             ),
