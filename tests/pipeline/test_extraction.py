@@ -55,7 +55,9 @@ def test_records_without_a_store_equal_the_stores(world: World, kind: str) -> No
         stored = store.image(record.image_id)
         assert (record.width, record.height) == (64, 64)
         np.testing.assert_array_equal(record.boxes, stored.boxes)
-        np.testing.assert_array_equal(record.features.astype(np.float16), stored.features)
+        np.testing.assert_array_max_ulp(
+            record.features.astype(np.float16), stored.features, 1
+        )  # other batches
     assert [record.image_id for record in extract_records(paths, ids, spec_named_by(info))] == ids
 
 

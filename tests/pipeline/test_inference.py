@@ -65,7 +65,8 @@ def test_files_get_the_regions_that_the_store_has_of_them(
     for batch in batches:
         for place, image_id in enumerate(batch.image_ids):
             stored = store.image(f"s5-{image_id}")
-            np.testing.assert_array_equal(batch.regions.features[place].numpy(), stored.features)
+            # Two pictures in a batch and eight: sums of float32 differ in the last bit, and now and then round apart.
+            np.testing.assert_array_max_ulp(batch.regions.features[place].numpy(), stored.features, 1)
             np.testing.assert_array_equal(batch.regions.boxes[place].numpy(), stored.boxes)
 
 
