@@ -29,9 +29,8 @@ from stage1_detect.annotations import AnnotatedImages, ImageObjects, read_annota
 from stage1_detect.boxes import pairwise_iou
 from stage1_detect.config import SelectionConfig
 from stage1_detect.detector import Detections, Detector, LoadedDetector
-from stage1_detect.heads import RegionOutputs, split_regions
+from stage1_detect.heads import split_regions
 from stage1_detect.pictures import PictureSource
-from stage1_detect.select import select_regions
 from stage1_detect.transform import ImageBatch
 from store_schema.errors import UsageError
 
@@ -131,7 +130,7 @@ def _tally_batch(
         tally.truth[index], tally.detections[index] = truth[i], detections[i]
         tally.objects += len(boxes[i])
         tally.recalled += _count_covered(boxes[i], proposals[i])
-        kept = _kept_regions(detector, proposals[i], regions, batch, i)
+        kept = detector.select(proposals[i], regions.class_logits.softmax(1), FIXED_REGIONS, batch, i)
         tally.recalled_36 += _count_covered(boxes[i], proposals[i][kept])
     if detector.num_attributes:
         on_truth = detector.regions(feature_map, batch, boxes)
@@ -145,17 +144,6 @@ def _count_covered(boxes: Tensor, others: Tensor) -> int:
     if not len(boxes) or not len(others):
         return 0
     return int((pairwise_iou(boxes, others).amax(1) >= 0.5).sum())
-
-
-def _kept_regions(
-    detector: Detector, proposals: Tensor, outputs: RegionOutputs, batch: ImageBatch, index: int
-) -> Tensor:
-    """Which proposals of the batch's picture `index` become its 36 regions."""
-    inclusive = detector.config.box_convention == "inclusive"
-    compared = detector.to_original(proposals, batch, index) if inclusive else proposals
-    probs = outputs.class_logits.softmax(1)
-    ties = detector.config.equal_scores
-    return select_regions(compared, probs, FIXED_REGIONS, inclusive=inclusive, ties=ties)
 
 
 def attribute_scores(probs: NDArray[np.float32], owned: NDArray[np.bool_]) -> dict[str, float]:

@@ -27,9 +27,10 @@ from stage1_detect.backbones import (
     fold_batch_norm,
 )
 from stage1_detect.boxes import as_continuous, clip, decode, pairwise_iou
-from stage1_detect.config import TORCHVISION_SIZES, DetectorConfig
+from stage1_detect.config import TORCHVISION_SIZES, DetectorConfig, SelectionConfig
 from stage1_detect.heads import RegionHead, RegionOutputs
 from stage1_detect.proposals import RegionProposalNetwork
+from stage1_detect.select import select_regions
 from stage1_detect.torchvision_parts import (
     Levels,
     PyramidBackbone,
@@ -171,22 +172,30 @@ class Detector(nn.Module):
         """Boxes [n, 4] of the batch's picture `index`, from pixels of the original to network pixels."""
         return transform.to_network_boxes(boxes, batch, index)
 
+    def select(
+        self, boxes: Tensor, class_probs: Tensor, selection: SelectionConfig, batch: ImageBatch, index: int
+    ) -> Tensor:
+        """`select_regions` by this detector's rules: which boxes of the batch's picture `index` become regions.
+
+        Args:
+            boxes: [P, 4] in network pixels; inclusive ones are compared in the original's, as the Caffe release does.
+            class_probs: [P, C], background 0.
+        """
+        inclusive = self.config.box_convention == "inclusive"
+        compared = self.to_original(boxes, batch, index) if inclusive else boxes
+        ties = self.config.equal_scores
+        return select_regions(compared, class_probs, selection, inclusive=inclusive, ties=ties)
+
     @torch.no_grad()
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Refined boxes of each picture with their classes, thinned class by class."""
         found: dict[int, Detections] = {}
         for batch in self.prepare_groups(images):
             feature_map = self.feature_map(batch)
-            detections = self.detect_among(self.propose(feature_map, batch), feature_map, batch)
+            proposals = self.propose(feature_map, batch)
+            detections = self.detections(proposals, self.regions(feature_map, batch, proposals), batch)
             found.update(zip(batch.indices, detections, strict=True))
         return [found[index] for index in range(len(images))]
-
-    @torch.no_grad()
-    def detect_among(
-        self, proposals: list[Tensor], feature_map: Tensor, batch: ImageBatch
-    ) -> list[Detections]:
-        """`detect` on proposals that are already there."""
-        return self.detections(proposals, self.regions(feature_map, batch, proposals), batch)
 
     @torch.no_grad()
     def detections(

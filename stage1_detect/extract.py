@@ -24,7 +24,7 @@ from stage1_detect.detector import Detector, load_detector
 from stage1_detect.given import GivenBoxExtractor
 from stage1_detect.grid import GridExtractor
 from stage1_detect.heads import RegionOutputs, split_regions, take_regions
-from stage1_detect.select import completing_boxes, predicted_objects, select_moved, select_regions
+from stage1_detect.select import completing_boxes, predicted_objects, select_moved
 from stage1_detect.spec import ExtractorSpec, classifier_fingerprint
 from stage1_detect.transform import ImageBatch
 from store_schema.errors import CheckpointError
@@ -152,10 +152,7 @@ class RegionExtractor:
             kept = select_moved(moved, scores, selection, inclusive=self._inclusive)
         else:
             compared = boxes if self.mode == "refined" else proposals
-            if self._inclusive:  # as the Caffe release, in pixels of the original
-                compared = detector.to_original(compared, batch, index)
-            ties = detector.config.equal_scores
-            kept = select_regions(compared, probs, selection, inclusive=self._inclusive, ties=ties)
+            kept = detector.select(compared, probs, selection, batch, index)
         return boxes[kept], take_regions(regions, kept)
 
     def _complete(

@@ -62,14 +62,11 @@ class _Search:
         self.left = torch.arange(self.pictures, device=device)  # [b]
         # Sequences lie beam by beam, all pictures of a beam together: row = beam * b + picture.
         self.state: DecoderState = model.initial_state(self.pictures, encoded.mean_gates)
-        self.continued = torch.arange(
-            self.pictures, device=device
-        )  # [w * b], which row of the state each continues
+        self.continued = self.left  # [w * b], which row of the state each continues
         self.shares = device.type == "cpu"
         self.alive = torch.zeros(self.pictures, 1, device=device)  # [b, w], summed log-probabilities
-        self.places = self.left.new_zeros(
-            self.pictures, 1
-        )  # [b, w], which of the W of the step before each is
+        # [b, w], which of the W of the step before each is
+        self.places = self.left.new_zeros(self.pictures, 1)
         self.last = torch.full((self.pictures,), vocabulary.bos_id, device=device)  # [w * b]
         self.history = self.last.new_empty(self.pictures, 0) if self.rules.reads_history else None
         self.penalties = _penalties(config, device)

@@ -130,9 +130,8 @@ def _things(objects: pd.DataFrame, object_attributes: pd.DataFrame) -> dict[str,
     attributes: dict[str, set[str]] = {}
     for object_id, attribute in object_attributes[["object_id", "attribute"]].to_numpy():
         attributes.setdefault(object_id, set()).add(attribute)
-    centers = objects[["x1", "y1"]].to_numpy(float) + objects[["x2", "y2"]].to_numpy(
-        float
-    )  # twice, for order alone
+    # Twice the centres, of which only the order counts.
+    centers = objects[["x1", "y1"]].to_numpy(float) + objects[["x2", "y2"]].to_numpy(float)
     things: dict[str, list[_Thing]] = {}
     named = objects[["image_id", "object_id", "object"]].to_numpy()
     for (image_id, object_id, name), (x, y) in zip(named, centers.tolist(), strict=True):

@@ -75,9 +75,7 @@ class BlockFiles:
         self._mmap = mmap and isinstance(store, Path)
         self._plain: dict[tuple[str, int], NDArray[Any]] = {}
         self._shards: dict[int, OpenShard] = {}
-        if (
-            metadata.feature_dim
-        ):  # else there are no features, and none of the methods that read them is called
+        if metadata.feature_dim:  # else none of the methods that read features is called
             spec = self._specs["features"]
             assert spec.inner_chunk is not None
             _, self._slots, feature_dim = spec.inner_chunk

@@ -132,7 +132,7 @@ def write_features(data: Path) -> None:
         np.save(data / "features" / f"{name_of(number)}.npy", features_of(number))
         info = {"bbox": boxes_of(number), "num_boxes": 36, "image_width": SIZE, "image_height": SIZE}
         info |= {"objects": np.arange(36), "cls_prob": np.full((36, 1600), 0.1, np.float32)}
-        np.save(data / "features" / f"{name_of(number)}_info.npy", np.array(info, object), allow_pickle=True)
+        np.save(data / "features" / f"{name_of(number)}_info.npy", np.array(info, object))
     with h5py.File(data / "train36.hdf5", "w") as file:
         boxes = np.stack([boxes_of(n) for n in NUMBERS])
         sides = boxes[..., 2:] - boxes[..., :2]
