@@ -7,6 +7,7 @@ record and a few megabytes besides. What is not read on is not checked: the end 
 import gzip
 import json
 import lzma
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +18,7 @@ CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 28
 """Characters; what is not complete after so many is no JSON, or none that is meant to be streamed."""
 _SPACE = " \t\n\r"
+_OF_A_NUMBER = re.compile(r"[-+.eE0-9]*")
 
 
 def stream_records(path: Path, *, chunk: int = CHUNK) -> Iterator[tuple[str | None, Any]]:
@@ -101,7 +103,7 @@ class _Scanner:
                 return ""
 
     def _value(self) -> Any:  # noqa: ANN401  (any JSON value)
-        """Take the value that is next; a number may go on behind what was read, so one character more is needed."""
+        """Take the value that is next. What was read may end within a number ("0." of 0.5 is a 0 to the decoder)."""
         self._next()
         while True:
             try:
@@ -110,7 +112,8 @@ class _Scanner:
                 if len(self._text) - self._place > LONGEST_RECORD or not self._read():
                     raise self._error(error.msg) from error
                 continue
-            if end < len(self._text) or not self._read():
+            number = _OF_A_NUMBER.match(self._text, end)
+            if (number and number.end() < len(self._text)) or not self._read():
                 self._place = end
                 return value
 

@@ -47,6 +47,13 @@ def test_records_are_those_that_json_reads_whatever_the_chunk(
     assert gathered(path, chunk) == expected
 
 
+@pytest.mark.parametrize("chunk", range(1, 9))
+def test_a_number_may_be_cut_anywhere(tmp_path: Path, chunk: int) -> None:
+    path = tmp_path / "content.json"
+    path.write_text('[0.0, 12.5, 1e5, -1.5E-3, {"x": 2.0}]')
+    assert gathered(path, chunk) == [(None, value) for value in (0.0, 12.5, 1e5, -1.5e-3, {"x": 2.0})]
+
+
 def test_a_packed_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "content.json.gz"
     path.write_bytes(gzip.compress("\ufeff[1, 23]".encode()))
