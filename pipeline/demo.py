@@ -54,7 +54,7 @@ SETTINGS = {
         question_only_epochs=1,
     ),
 }
-"""full: ten minutes on two cores. long: twice the scenes, two to three times the training, for docs/results.md.
+"""full: eleven minutes on two cores. long: twice the scenes, two to three times the training, for docs/results.md.
 small: the same path in two minutes, for CI; its scores mean nothing."""
 
 TITLE = "From pixels to words and answers: bottom-up regions, top-down attention"
