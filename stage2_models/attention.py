@@ -1,31 +1,18 @@
-"""Top-down attention over the regions of a picture: additive scores, softmax over the real regions.
+"""Top-down attention over the regions of a picture: unnormalised scores, softmax over the real regions.
 
 The unnormalised score of each region (`logits`) and the `weights` are both returned. Several queries may look
 at one picture at once (the five captions of a picture), so its regions are held and projected only once.
 
-Source: Anderson et al. 2018, arXiv 1707.07998, sec. 3.2.1: a_i = w^T tanh(W_v v_i + W_h h), softmax over i.
-Legend: B pictures, Q queries for each, K region slots, D region feature, A attention, H query.
+Source: Anderson et al. 2018, arXiv 1707.07998, sec. 3.2.1.
+Legend: B pictures, Q queries for each, G glimpses, K region slots, D region feature, A attention, H query.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Normalisation = Literal["softmax", "none"]
-
-
-class Attention(NamedTuple):
-    """What a query sees of its picture.
-
-    attended: [B, Q, D], the sum of the regions by their weights. logits: [B, Q, K], unnormalised scores, 0 at
-    padded slots. weights: [B, Q, K], 0 at padded slots; they sum to 1 unless the picture has no regions or
-    `normalise` is "none". Without a query axis on the way in there is none on the way out.
-    """
-
-    attended: Tensor
-    logits: Tensor
-    weights: Tensor
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -47,20 +34,16 @@ def normalise_logits(logits: Tensor, mask: Tensor, normalise: Normalisation) -> 
 
 
 class AdditiveAttention(nn.Module):
-    """Additive attention; the regions' part is computed once (`project`), not at every step.
+    """The paper's: a_i = w . tanh(W_v v_i + W_h h), softmax over the real regions; one glimpse.
 
     Args:
         region_dim: D, size of a region's feature.
         query_dim: H, size of the query.
         attention_dim: A; the cost of a step is one tanh over [B, Q, K, A].
-        normalise: "softmax" over the real regions (the paper), or "none".
     """
 
-    def __init__(
-        self, region_dim: int, query_dim: int, attention_dim: int, *, normalise: Normalisation = "softmax"
-    ) -> None:
+    def __init__(self, region_dim: int, query_dim: int, attention_dim: int) -> None:
         super().__init__()
-        self.normalise = normalise
         self.region = nn.Linear(region_dim, attention_dim)
         self.query = nn.Linear(query_dim, attention_dim)
         self.score = nn.Linear(attention_dim, 1)
@@ -71,27 +54,51 @@ class AdditiveAttention(nn.Module):
         return projected
 
     def weigh(self, projected: Tensor, mask: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every region for every query: logits and weights, both [B, Q, K] and 0 at padded slots.
+        """Score every region for every query: logits and weights, both [B, Q, 1, K] and 0 at padded slots.
 
         Args:
             projected: [B, K, A], from `project`.
             mask: [B, K] bool, True where a region is real.
             query: [B, Q, H] float.
         """
-        mask = mask.unsqueeze(1)  # [B, 1, K]
         hidden = torch.tanh(projected.unsqueeze(1) + self.query(query).unsqueeze(2))  # [B, Q, K, A]
-        logits = self.score(hidden).squeeze(-1).masked_fill(~mask, 0.0)
-        return logits, normalise_logits(logits, mask, self.normalise)
+        return _masked(self.score(hidden).transpose(2, 3), mask)
 
-    def forward(self, regions: Tensor, projected: Tensor, mask: Tensor, query: Tensor) -> Attention:
-        """Let every query look at its picture.
+
+class ProductAttention(nn.Module):
+    """Several glimpses by products: a_gi = w_g . (W_v v_i * W_h h), each with its softmax over the real regions.
+
+    Tells which colour belongs to which object, and sees two objects at once, where one additive glimpse learns it
+    slowly or never. A step is one product of matrices: nothing of the size [B, Q, K, A] is made.
+    Source: the low-rank bilinear attention of Kim et al. 2017, arXiv 1610.04325, as in the binding form of VQA.
+
+    Args:
+        region_dim, query_dim, attention_dim: as of `AdditiveAttention`. glimpses: G.
+    """
+
+    def __init__(self, region_dim: int, query_dim: int, attention_dim: int, glimpses: int) -> None:
+        super().__init__()
+        self.region = nn.Linear(region_dim, attention_dim)
+        self.query = nn.Linear(query_dim, attention_dim)
+        self.score = nn.Linear(attention_dim, glimpses)
+
+    def project(self, regions: Tensor) -> Tensor:
+        """Project regions [B, K, D] to [B, K, A], once for all steps and queries."""
+        projected: Tensor = self.region(regions)
+        return projected
+
+    def weigh(self, projected: Tensor, mask: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every region for every query and glimpse: logits and weights [B, Q, G, K], 0 at padded slots.
 
         Args:
-            regions: [B, K, D] float, zero at padded slots. projected, mask: as for `weigh`.
-            query: [B, Q, H] or [B, H] float.
+            projected, mask, query: as of `AdditiveAttention.weigh`.
         """
-        logits, weights = self.weigh(projected, mask, query if query.dim() == 3 else query.unsqueeze(1))
-        attended = torch.bmm(weights, regions)  # [B, Q, D]
-        if query.dim() == 2:
-            return Attention(attended.squeeze(1), logits.squeeze(1), weights.squeeze(1))
-        return Attention(attended, logits, weights)
+        asked = self.query(query).unsqueeze(2) * self.score.weight  # [B, Q, G, A]
+        logits = torch.bmm(asked.flatten(1, 2), projected.transpose(1, 2)).view(*asked.shape[:3], -1)
+        return _masked(logits + self.score.bias.unsqueeze(1), mask)
+
+
+def _masked(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, Q, G, K] with 0 at padded slots, and their softmax over the real ones."""
+    mask = mask[:, None, None]
+    return logits.masked_fill(~mask, 0.0), masked_softmax(logits, mask)

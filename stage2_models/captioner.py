@@ -6,7 +6,7 @@ computed once: the gates of all words, of the mean, the regions' part of the att
 the language gates (a weighted mean commutes with the matrix behind it). The captions of one picture share all
 of it. Source: Anderson et al. 2018, arXiv 1707.07998, sec. 3.2.
 
-Legend: B pictures, Q captions of each, K region slots, D feature, T steps, E word embedding, H hidden,
+Legend: B pictures, Q captions of each, K region slots, G glimpses, D feature, T steps, E word embedding, H hidden,
 A attention, V words. Gates lie in the order input, forget, output, cell: one sigmoid serves the first three.
 """
 
@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_models.attention import AdditiveAttention
+from stage2_models.attention import AdditiveAttention, ProductAttention
 from stage2_models.blocked_linear import blocked_linear
 from stage2_models.caption_tokens import CaptionTokens
+from stage2_models.counting import LikenessCounter
 from stage2_models.loading.batch import RegionBatch
 from stage2_models.masked_batch_norm import MaskedBatchNorm
 from stage2_models.recurrence import RecurrentProduct, WeightedRegions, lstm_cell, weighted_gates
@@ -45,10 +46,16 @@ class CaptionerConfig:
     """The widely used form: regions, their mean and words each through a layer with ReLU and dropout."""
     batch_norm: Literal["none", "before", "around"] = "none"
     """With `embed_regions`: normalise the features before the regions' embedding, or before and after it."""
+    attention: Literal["additive", "product"] = "additive"
+    """additive: the paper's. product: see `ProductAttention`."""
+    glimpses: int = 1
+    """With product attention: how many places a step looks at, each with weights of its own."""
+    likenesses: int = 0
+    """Append to each region how many objects of its picture are like it, in so many ways: see `LikenessCounter`."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("hidden_dim", "embed_dim", "attention_dim"):
+        for name in ("hidden_dim", "embed_dim", "attention_dim", "glimpses"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"captioner: {name} must be at least 1, it is {getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:
@@ -57,13 +64,18 @@ class CaptionerConfig:
             raise ConfigError(
                 f"captioner: batch_norm {self.batch_norm!r} has no effect without embed_regions; set both or neither"
             )
+        if self.glimpses > 1 and self.attention != "product":
+            raise ConfigError(f"captioner: {self.glimpses} glimpses need attention = 'product'")
+        if self.likenesses < 0:
+            raise ConfigError(f"captioner: likenesses must be at least 0, it is {self.likenesses}")
 
 
 class EncodedRegions(NamedTuple):
     """What every step needs of the pictures, computed once.
 
-    attention: [B, K, A], the regions' part of the attention. gates: [B, K, 4H], each region's part of the language
-    LSTM's gates. mean_gates: [B, 4H], the mean's part of the attention LSTM's. mask: [B, K] bool.
+    attention: [B, K, A], the regions' part of the attention. gates: [B, G * K, 4H], each region's part of the language
+    LSTM's gates where the first glimpse sees it, then the second... mean_gates: [B, 4H], the mean's part of the
+    attention LSTM's. mask: [B, K] bool.
     """
 
     attention: Tensor
@@ -119,12 +131,18 @@ class Captioner(nn.Module):
         use_geometry: bool,
         embed_regions: bool,
         batch_norm: Literal["none", "before", "around"],
+        attention: Literal["additive", "product"],
+        glimpses: int,
+        likenesses: int,
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
         self.vocabulary_size = vocabulary_size
         self.region_input = RegionInput(feature_dim, normalise=normalise_features, use_geometry=use_geometry)
         region_dim = self.region_input.out_dim
+        self.likeness = LikenessCounter(region_dim, likenesses) if likenesses else None
+        if self.likeness is not None:
+            region_dim += self.likeness.out_dim
         self.embeds = embed_regions
         self.norm_before = MaskedBatchNorm(region_dim) if batch_norm != "none" else None
         self.region_embedding = nn.Linear(region_dim, hidden_dim) if embed_regions else None
@@ -134,12 +152,17 @@ class Captioner(nn.Module):
             region_dim = hidden_dim
         self.word_embedding = nn.Embedding(vocabulary_size, embed_dim)
         self.dropout = nn.Dropout(dropout)
-        self.attention = AdditiveAttention(region_dim, hidden_dim, attention_dim)
+        self.glimpses = glimpses
+        self.attention: AdditiveAttention | ProductAttention
+        if attention == "product":
+            self.attention = ProductAttention(region_dim, hidden_dim, attention_dim, glimpses)
+        else:
+            self.attention = AdditiveAttention(region_dim, hidden_dim, attention_dim)
         # Attention LSTM: [word, mean, h1, h2] -> 4H; language LSTM: [attended region, h1, h2] -> 4H. One bias each.
         self.word_gates = nn.Linear(embed_dim, 4 * hidden_dim)
         self.mean_gates = nn.Linear(region_dim, 4 * hidden_dim, bias=False)
         self.attention_recurrence = nn.Linear(2 * hidden_dim, 4 * hidden_dim, bias=False)
-        self.region_gates = nn.Linear(region_dim, 4 * hidden_dim, bias=False)
+        self.region_gates = nn.Linear(region_dim, glimpses * 4 * hidden_dim, bias=False)
         self.language_recurrence = nn.Linear(2 * hidden_dim, 4 * hidden_dim)
         self.classifier = nn.Linear(hidden_dim, vocabulary_size)
         self._initialise()
@@ -182,6 +205,8 @@ class Captioner(nn.Module):
         """Compute what does not depend on words, for the B pictures of a batch; a picture may have no regions."""
         mask = batch.mask
         regions = self.region_input(batch.features, batch.boxes, batch.sizes, mask)
+        if self.likeness is not None:
+            regions = torch.cat([regions, self.likeness(regions, batch.boxes, mask)], -1)
         mean = mean_over_regions(regions, mask)
         if self.region_embedding is not None and self.mean_embedding is not None:
             if self.norm_before is not None:
@@ -190,9 +215,10 @@ class Captioner(nn.Module):
             if self.norm_after is not None:
                 regions = self.norm_after(regions, mask)
             mean = self.dropout(F.relu(self.mean_embedding(mean)))
-        return EncodedRegions(
-            self.attention.project(regions), self.region_gates(regions), self.mean_gates(mean), mask
-        )
+        gates = self.region_gates(regions)  # [B, K, G * 4H]
+        if self.glimpses > 1:
+            gates = gates.unflatten(2, (self.glimpses, -1)).transpose(1, 2).flatten(1, 2)
+        return EncodedRegions(self.attention.project(regions), gates, self.mean_gates(mean), mask)
 
     def gates_of_words(self, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Give the words' part of the attention LSTM's gates, [..., 4H] for token ids of any shape.
@@ -237,7 +263,8 @@ class Captioner(nn.Module):
                 what depends on the state alone is then computed once for them.
 
         Returns:
-            The new state, whose `language_hidden` goes to `logits`, and the attention weights [B, Q, K] behind it.
+            The new state, whose `language_hidden` goes to `logits`, and the attention weights [B, Q, K] behind it, the
+            mean of all glimpses.
         """
         inputs = torch.cat([state.attention_hidden, state.language_hidden], 1)
         recurrent = F.linear(inputs, self.attention_recurrence.weight)
@@ -255,12 +282,15 @@ class Captioner(nn.Module):
         language_hidden, language_cell = lstm_cell(
             language_gates + weighted_gates(seen, encoded.gates), language_cell
         )
+        if self.glimpses > 1:
+            seen = seen.view(*seen.shape[:2], self.glimpses, -1).mean(2)
         return DecoderState(hidden, cell, language_hidden, language_cell), seen
 
     def _attend(self, encoded: EncodedRegions, hidden: Tensor) -> Tensor:
+        """Weights [B, Q, G * K] by the attention LSTM's output [Q * B, H]."""
         query = hidden.view(-1, len(encoded.mask), self.hidden_dim).transpose(0, 1)  # [B, Q, H]
         _, weights = self.attention.weigh(encoded.attention, encoded.mask, query)
-        return weights
+        return weights.flatten(2)
 
     def outputs(
         self,
@@ -328,4 +358,7 @@ def build_captioner(config: CaptionerConfig, *, feature_dim: int, vocabulary_siz
         use_geometry=config.use_geometry,
         embed_regions=config.embed_regions,
         batch_norm=config.batch_norm,
+        attention=config.attention,
+        glimpses=config.glimpses,
+        likenesses=config.likenesses,
     )

@@ -1,18 +1,21 @@
-"""Counting attended regions without counting an object twice that several boxes cover.
+"""Counting regions without counting an object twice that several boxes cover.
 
 A soft form of non-maximum suppression inside the model: every region counts by how strongly it is attended,
 divided by how many attended regions overlap it. Works on the same unnormalised weights as the attention,
 since their softmax, which sums to one, has lost the number.
-Legend: B pictures, G glimpses, K region slots.
+Legend: B pictures, G glimpses or likenesses, K region slots, D region feature.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 MAX_COUNT = 6
 """Counts of 0 to 6 have an indicator each; higher ones look like 6 there, and are told apart by n / 4."""
 COUNT_DIM = MAX_COUNT + 2
 """Numbers that describe a count: an indicator for each of 0..6, and n / 4."""
+LIKENESS_DIM = 32
+"""Size of what regions are compared by."""
 
 
 def pairwise_iou(boxes: Tensor) -> Tensor:
@@ -58,10 +61,55 @@ class RegionCounter(nn.Module):
             mask: [B, K] bool, True where a region is real.
         """
         meant = torch.sigmoid(self.scale * logits + self.offset) * mask.unsqueeze(1)  # [B, G, K]
-        same = torch.sigmoid(self.sharpness * (iou - self.same_iou))
-        same = same * (1.0 - torch.eye(iou.shape[-1], device=iou.device, dtype=iou.dtype))
-        copies = torch.bmm(meant, same)  # [B, G, K]; the overlap is symmetric
-        return (meant / (1.0 + copies)).sum(-1)
+        return _distinct(meant, iou, self.sharpness, self.same_iou)
+
+
+class LikenessCounter(nn.Module):
+    """Tells each region how many objects of its picture are like it, itself included, in several learned ways:
+
+        p_gij = sigmoid(s_g (cos(U_g v_i, U_g v_j) - t_g))      how much i and j are alike
+        n_gi = sum_j p_gij / (1 + sum_{k != j} S_jk p_gik)
+
+    with S as of `RegionCounter`. What an attended region says of its number ("two red balls"), no attention that
+    finds one region after the other can see: the number comes first, before it is clear of what. Depends on the
+    picture alone, so it costs nothing at the steps of a caption.
+
+    Args:
+        region_dim: D. likenesses: G.
+    """
+
+    def __init__(self, region_dim: int, likenesses: int) -> None:
+        super().__init__()
+        self.likenesses = likenesses
+        self.out_dim = likenesses * COUNT_DIM
+        self.project = nn.Linear(region_dim, likenesses * LIKENESS_DIM)
+        self.scale = nn.Parameter(torch.full((likenesses, 1, 1), 10.0))
+        # From alike in most to alike in anything.
+        self.threshold = nn.Parameter(torch.linspace(0.5, 0.0, likenesses).view(-1, 1, 1))
+        self.sharpness = nn.Parameter(torch.tensor(10.0))
+        self.same_iou = nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, regions: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
+        """Describe each region's numbers, [B, K, out_dim]; zeros at padded slots.
+
+        Args:
+            regions: [B, K, D] float. boxes: [B, K, 4] float, xyxy. mask: [B, K] bool, True where a region is real.
+        """
+        projected = self.project(regions).unflatten(-1, (self.likenesses, LIKENESS_DIM))
+        directions = functional.normalize(projected, dim=-1).transpose(1, 2)  # [B, G, K, 32]
+        cosines = directions @ directions.transpose(2, 3)  # [B, G, K, K]
+        alike = torch.sigmoid(self.scale * (cosines - self.threshold)) * mask[:, None, None]
+        counts = _distinct(alike.flatten(1, 2), pairwise_iou(boxes), self.sharpness, self.same_iou)
+        described = describe_counts(counts.view(alike.shape[:3]))  # [B, G, K, 8]
+        return described.transpose(1, 2).flatten(2) * mask.unsqueeze(-1)
+
+
+def _distinct(meant: Tensor, iou: Tensor, sharpness: Tensor, same_iou: Tensor) -> Tensor:
+    """Sum how much the regions are meant [..., K], each divided by how many meant ones are the same object: [...]."""
+    same = torch.sigmoid(sharpness * (iou - same_iou))
+    same = same * (1.0 - torch.eye(iou.shape[-1], device=iou.device, dtype=iou.dtype))
+    copies = torch.bmm(meant, same)  # the overlap is symmetric
+    return (meant / (1.0 + copies)).sum(-1)
 
 
 def describe_counts(counts: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class WeightedRegions:
 
     Args:
         gates: [S, 4H] as above, where a step's N sequences are Q captions of B pictures, caption by caption.
-        values: [B, K, 4H], averaged at every step by other weights.
+        values: [B, K, 4H], averaged at every step by other weights; with several glimpses K counts each one's.
     """
 
     def __init__(self, gates: Tensor, values: Tensor) -> None:

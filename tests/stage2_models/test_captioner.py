@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stage2_models.attention import AdditiveAttention, ProductAttention
 from stage2_models.caption_tokens import CaptionTokens
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
 from stage2_models.loading.batch import RegionBatch
@@ -19,6 +20,7 @@ VOCABULARY = Vocabulary.build([list("abcdefgh")])
 PAPER = CaptionerConfig(hidden_dim=6, embed_dim=4, attention_dim=5)
 OURS = replace(PAPER, use_geometry=True, normalise_features=True)
 WIDELY_USED = replace(PAPER, embed_regions=True, dropout=0.5)
+BINDING = replace(OURS, attention="product", glimpses=2, likenesses=2)
 D = 7
 
 
@@ -62,6 +64,11 @@ def _textbook_loss(
             everywhere = torch.ones(1, count, dtype=torch.bool)
             geometry = box_geometry(regions.boxes[b : b + 1, :count], regions.sizes[b : b + 1], everywhere)[0]
             values = torch.cat([values, 3.0 * geometry], 1)
+        if model.likeness is not None:
+            real = torch.ones(1, count, dtype=torch.bool)
+            values = torch.cat(
+                [values, model.likeness(values[None], regions.boxes[b : b + 1, :count], real)[0]], 1
+            )
         mean = values.mean(0) if count else torch.zeros(values.shape[1])
         if model.region_embedding is not None and model.mean_embedding is not None:
             values, mean = F.relu(model.region_embedding(values)), F.relu(model.mean_embedding(mean))
@@ -75,20 +82,34 @@ def _textbook_loss(
                 hh1, hh2 = model.attention_recurrence.weight.chunk(2, 1)
                 gates = model.word_gates(embedded) + model.mean_gates(mean) + hh1 @ h1 + hh2 @ h2
                 h1, c1 = _cell(gates, c1)
-                scores = [
-                    model.attention.score(
-                        torch.tanh(model.attention.region(value) + model.attention.query(h1))
-                    )
-                    for value in values
-                ]
-                attended = torch.zeros(values.shape[1])
-                if scores:
-                    attended = torch.cat(scores).softmax(0) @ values
+                attended = _attended(model.attention, values, h1)
                 hh1, hh2 = model.language_recurrence.weight.chunk(2, 1)
-                gates = model.region_gates(attended) + hh1 @ h1 + hh2 @ h2 + model.language_recurrence.bias
+                seen = sum(
+                    weight @ value
+                    for weight, value in zip(
+                        model.region_gates.weight.chunk(len(attended)), attended, strict=True
+                    )
+                )
+                gates = seen + hh1 @ h1 + hh2 @ h2 + model.language_recurrence.bias
                 h2, c2 = _cell(gates, c2)
                 total = total - model.logits(h2).log_softmax(0)[following]
     return total
+
+
+def _attended(
+    attention: AdditiveAttention | ProductAttention, values: torch.Tensor, query: torch.Tensor
+) -> list[torch.Tensor]:
+    """What each glimpse sees of regions [K, D]; zeros where there are none."""
+    if not len(values):
+        return [torch.zeros(values.shape[1])] * attention.score.out_features
+    compared = []
+    for value in values:
+        of_region, of_query = attention.region(value), attention.query(query)
+        is_product = isinstance(attention, ProductAttention)
+        compared.append(
+            attention.score(of_region * of_query if is_product else torch.tanh(of_region + of_query))
+        )
+    return [weights @ values for weights in torch.stack(compared).softmax(0).t()]
 
 
 def _cell(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +123,9 @@ def _loss(model: Captioner, regions: RegionBatch, ids: np.ndarray, lengths: np.n
     return F.cross_entropy(model(regions, tokens), tokens.targets, reduction="sum")
 
 
-@pytest.mark.parametrize("config", [PAPER, OURS, WIDELY_USED], ids=["paper", "ours", "widely used"])
+@pytest.mark.parametrize(
+    "config", [PAPER, OURS, WIDELY_USED, BINDING], ids=["paper", "ours", "widely used", "binding"]
+)
 def test_loss_and_gradients_equal_the_textbook_form(config: CaptionerConfig) -> None:
     model = _build(config)
     regions, (ids, lengths) = _regions([3, 0, 2], 4), _captions([[2, 4], [1, 3], [5, 0]])
@@ -114,8 +137,9 @@ def test_loss_and_gradients_equal_the_textbook_form(config: CaptionerConfig) -> 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_more_padding_does_not_change_the_loss() -> None:
-    model = _build(OURS)
+@pytest.mark.parametrize("config", [OURS, BINDING], ids=["ours", "binding"])
+def test_more_padding_does_not_change_the_loss(config: CaptionerConfig) -> None:
+    model = _build(config)
     ids, lengths = _captions([[2, 4], [1, 3]])
     longer = np.concatenate([ids, np.zeros((2, 2, 3), dtype=ids.dtype)], 2)
     few, many = _regions([3, 1], 3), _regions([3, 1], 3)
@@ -124,8 +148,9 @@ def test_more_padding_does_not_change_the_loss() -> None:
     torch.testing.assert_close(_loss(model, few, ids, lengths), _loss(model, many, longer, lengths))
 
 
-def test_captions_that_share_a_picture_equal_copies_of_it() -> None:
-    model = _build(OURS)
+@pytest.mark.parametrize("config", [OURS, BINDING], ids=["ours", "binding"])
+def test_captions_that_share_a_picture_equal_copies_of_it(config: CaptionerConfig) -> None:
+    model = _build(config)
     regions, (ids, lengths) = _regions([3, 2], 3), _captions([[2, 4, 1], [1, 3, 3]])
     copies = RegionBatch(*(value.repeat_interleave(3, 0) for value in regions._tensors()))
     shared = _loss(model, regions, ids, lengths)
@@ -151,8 +176,9 @@ def test_dropout_differs_between_equal_words_in_training() -> None:
     assert set(outputs.flatten().tolist()) == {0.0, 2.0}
 
 
-def test_step_by_step_equals_all_at_once() -> None:
-    model = _build(OURS)
+@pytest.mark.parametrize("config", [OURS, BINDING], ids=["ours", "binding"])
+def test_step_by_step_equals_all_at_once(config: CaptionerConfig) -> None:
+    model = _build(config)
     regions, (ids, lengths) = _regions([3, 2], 3), _captions([[3, 3], [3, 3]])
     tokens = CaptionTokens.from_arrays(ids, lengths, VOCABULARY)
     with torch.no_grad():
@@ -178,7 +204,12 @@ def test_bfloat16_autocast_gives_nearly_the_same_loss_and_float32_gradients() ->
     assert model.language_recurrence.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("key", "value"), [("hidden_dim", 0), ("dropout", 1.0)])
+@pytest.mark.parametrize(("key", "value"), [("hidden_dim", 0), ("dropout", 1.0), ("likenesses", -1)])
 def test_wrong_settings_are_named(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key} must be .* it is {value}"):
         CaptionerConfig(**{key: value})  # type: ignore[arg-type]
+
+
+def test_several_glimpses_need_product_attention() -> None:
+    with pytest.raises(ConfigError, match="2 glimpses need attention = 'product'"):
+        CaptionerConfig(glimpses=2)

@@ -1,6 +1,7 @@
 """`training.compile`: a compiled model gives what the plain one gives, in value and in gradient."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,10 +50,13 @@ def _assert_compiled_gives_the_same(model: nn.Module, *inputs: object) -> None:
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_a_compiled_captioner_gives_the_same() -> None:
+@pytest.mark.parametrize(
+    "form", [{}, {"attention": "product", "glimpses": 2, "likenesses": 2}], ids=["paper", "binding"]
+)
+def test_a_compiled_captioner_gives_the_same(form: dict[str, Any]) -> None:
     torch.manual_seed(0)
     vocabulary = Vocabulary.build([["a", "b", "c"]])
-    config = CaptionerConfig(hidden_dim=8, embed_dim=4, attention_dim=5)
+    config = CaptionerConfig(hidden_dim=8, embed_dim=4, attention_dim=5, **form)
     model = build_captioner(config, feature_dim=5, vocabulary_size=len(vocabulary))
     tokens = CaptionTokens.from_arrays(
         np.array([[[4, 5, 6], [5, 4, 0]], [[6, 6, 4], [4, 0, 0]]]), np.array([[3, 2], [3, 1]]), vocabulary

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stage2_models.counting import RegionCounter, describe_counts, pairwise_iou
+from stage2_models.counting import COUNT_DIM, LikenessCounter, RegionCounter, describe_counts, pairwise_iou
 
 SEPARATE = torch.tensor([[[0.0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30]]])
 SURE = 20.0  # sigmoid(20) is 1 to nine digits
@@ -66,3 +66,44 @@ def test_a_count_between_two_numbers_is_shared_by_them() -> None:
     described = describe_counts(torch.tensor([2.25, 9.0]))
     assert described[0].tolist() == pytest.approx([0, 0, 0.75, 0.25, 0, 0, 0, 2.25 / 4])
     assert described[1].tolist() == pytest.approx([0, 0, 0, 0, 0, 0, 1, 9 / 4])
+
+
+@torch.no_grad()
+def test_each_region_knows_how_many_objects_are_like_it() -> None:
+    """Two kinds of things: one object of the first in two boxes and another one of it, and one of the second."""
+    counter = LikenessCounter(2, 1)
+    counter.sharpness.fill_(100.0)
+    counter.scale.fill_(100.0)
+    counter.project.weight.copy_(torch.eye(32, 2))
+    counter.project.bias.zero_()
+    boxes = torch.cat([SEPARATE[:, [0, 0, 1, 2]], torch.zeros(1, 1, 4)], 1)
+    first, second = [1.0, 0.0], [0.0, 1.0]
+    regions = torch.tensor([[first, first, first, second, [0.0, 0.0]]])
+    mask = torch.tensor([[True] * 4 + [False]])
+    described = counter(regions, boxes, mask)
+    two, one = describe_counts(torch.tensor([2.0, 1.0]))
+    torch.testing.assert_close(described[0], torch.stack([two, two, two, one, torch.zeros(COUNT_DIM)]))
+
+
+@torch.no_grad()
+def test_likeness_equals_loops() -> None:
+    torch.manual_seed(0)
+    counter = LikenessCounter(3, 2)
+    regions, boxes = torch.randn(1, 3, 3), torch.tensor([[[0.0, 0, 10, 10], [3, 0, 13, 10], [1, 1, 10, 10]]])
+    iou = pairwise_iou(boxes)[0]
+    described = counter(regions, boxes, torch.ones(1, 3, dtype=torch.bool))[0]
+    projected = counter.project(regions)[0].view(3, 2, -1)
+    for head, threshold in enumerate((0.5, 0.0)):
+        for i in range(3):
+            alike = [
+                torch.sigmoid(
+                    10 * (torch.cosine_similarity(projected[i, head], projected[j, head], 0) - threshold)
+                )
+                for j in range(3)
+            ]
+            count = torch.zeros(())
+            for j in range(3):
+                copies = sum(torch.sigmoid(10 * (iou[j, k] - 0.4)) * alike[k] for k in range(3) if k != j)
+                count = count + alike[j] / (1 + copies)
+            expected = describe_counts(count)
+            torch.testing.assert_close(described[i, head * COUNT_DIM : (head + 1) * COUNT_DIM], expected)
