@@ -54,7 +54,8 @@ def spec_named_by(
     path = weights or detector.get("path")
     if not path:
         raise CheckpointError(
-            f"the model does not say where its detector {detector['name']} lies; name it with --weights"
+            f"the model does not say where its detector {detector['name']} lies; name it with --weights, or a store "
+            "of its regions with --store"
         )
     classifier = None
     if Path(path).is_file() and is_classifier(detector["name"]):

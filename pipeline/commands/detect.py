@@ -12,12 +12,13 @@ example: butd detect runs/scenes --weights runs/detector --store runs/regions.za
 """
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.weights import WeightsOption
-from store_schema.errors import UsageError
+from store_schema.errors import InputNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from stage1_detect.jobs import JobConfig, JobSummary
@@ -127,6 +128,11 @@ def run(options: argparse.Namespace) -> int:
     )
     source = options.images[0] if len(options.images) == 1 else options.images
     sources = find_images(source, root=options.images_root, split=options.split)
+    if not options.store.exists() and not any(os.path.lexists(image.path) for image in sources):
+        raise InputNotFoundError(
+            f"none of the {len(sources):,} pictures is there, such as {sources[0].name}; --images-root says where the "
+            "paths of tables start"
+        )
     if options.dry_run:
         _say_what_would_be_done(sources, options, spec, config)
         return 0

@@ -107,6 +107,10 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "train vqa --tables world.scenes --out world.vqa_blind --config vqa-question-only",
         ("another configuration", "--out NEW"),
     ),
+    "detect: pictures of tables": (
+        "detect world.scenes --images-root world.runs --weights world.detector --store OUT",
+        ("none of the 40 pictures is there", "images/000000.jpg", "--images-root"),
+    ),
     "detect: pictures": (
         "detect no-pictures --weights world.detector --store OUT",
         ("no-pictures", "no such file or folder"),
