@@ -2,6 +2,10 @@
 
 example: butd prepare flickr8k ../shared/data/flickr8k runs/flickr8k
          butd prepare visual-genome /data/vg runs/vg --test-pictures karpathy_test_images.txt
+         butd prepare vqa-v2 /data/vqa2 runs/vqa2 --store runs/vqa2.zarr
+
+With --store nothing of the pictures but their regions has to be there (an imported feature file): ids and sizes are the
+store's, and what is about pictures that it lacks is counted and left out.
 """
 
 import argparse
@@ -9,6 +13,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.store_place import store_place
 from store_schema.errors import InputNotFoundError, UsageError
 
 READERS = {
@@ -45,6 +50,12 @@ READERS = {
 """Data set: its reader, `(source folder, out) -> rows of each table`, and what the source holds."""
 
 OPTIONS = {
+    "coco-captions": ("store",),
+    "karpathy": ("store",),
+    "captions-file": ("store",),
+    "vqa-v2": ("store",),
+    "visual-genome-qa": ("store",),
+    "questions-file": ("store",),
     "coco": ("val_pictures", "test_pictures", "val_share"),
     "visual-genome": ("val_pictures", "test_pictures", "val_share", "objects", "attributes"),
 }
@@ -57,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", choices=list(READERS), metavar="DATASET", help=known)
     parser.add_argument("source", type=Path, help="folder of the raw data set")
     parser.add_argument("out", type=Path, help="folder for the tables")
+    parser.add_argument(
+        "--store",
+        type=store_place,
+        help=f"take the pictures from this store of their regions; for {', '.join(_takers('store'))}",
+    )
     add = parser.add_argument_group("of visual-genome and coco").add_argument
     add("--val-pictures", type=Path, help="list of COCO pictures for val, such as karpathy_val_images.txt")
     add("--test-pictures", type=Path, help="list of COCO pictures for test; neither is trained on")
@@ -83,10 +99,15 @@ def _told(options: argparse.Namespace) -> dict[str, Any]:
     known = OPTIONS.get(options.dataset, ())
     for name in told:
         if name not in known:
-            fitting = " and ".join(dataset for dataset, taken in OPTIONS.items() if name in taken)
             raise UsageError(
-                f"--{name.replace('_', '-')} has no effect on {options.dataset}; it is for {fitting}"
+                f"--{name.replace('_', '-')} has no effect on {options.dataset}; it is for "
+                f"{', '.join(_takers(name))}"
             )
     if not 0 <= told.get("val_share", 0) <= 1:
         raise UsageError(f"--val-share {told['val_share']}: a share from 0 to 1 expected")
     return told
+
+
+def _takers(option: str) -> list[str]:
+    """The data sets whose reader takes an option."""
+    return [dataset for dataset, taken in OPTIONS.items() if option in taken]

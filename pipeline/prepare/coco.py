@@ -8,12 +8,12 @@ say it, a share of the pictures becomes the validation part, chosen by hash. Pic
 import re
 from pathlib import Path
 
-from pipeline.prepare.described import VAL_SHARE, find_pictures
+from pipeline.prepare.described import VAL_SHARE
 from pipeline.prepare.held_out import HeldOut
 from pipeline.prepare.json_files import box_of, check_record, find_json, whole_number
 from pipeline.prepare.json_stream import stream_records
 from pipeline.prepare.object_rows import ObjectRows
-from pipeline.prepare.pictures import images_table
+from pipeline.prepare.pictures import find_pictures, images_table
 from store_schema.errors import InputNotFoundError, TableError
 from store_schema.tables import write_table
 

@@ -10,16 +10,20 @@ from pathlib import Path
 
 from pipeline.prepare.described import Described, write_described
 from pipeline.prepare.json_files import find_json, read_json, records
+from pipeline.prepare.store_pictures import pictures_at
+from store_schema.remote import StorePath
 
 _SPLIT = re.compile(r"(train|val|test)(?=\d{4})")
 
 
-def prepare_coco_captions(source: Path, out: Path) -> dict[str, int]:
+def prepare_coco_captions(source: Path, out: Path, *, store: StorePath | None = None) -> dict[str, int]:
     """Write images and captions tables; returns their numbers of rows.
+
+    A `store` of regions takes the place of the pictures.
 
     Errors: `InputNotFoundError` without captions or pictures, `TableError` naming file and record.
     """
-    pictures = []
+    described = []
     for path in find_json(source, "the captions", "*captions*.json", "*captions*.json.gz"):
         content = read_json(path)
         split = _SPLIT.search(path.name)
@@ -28,5 +32,7 @@ def prepare_coco_captions(source: Path, out: Path) -> dict[str, int]:
             texts.setdefault(annotation["image_id"], []).append(annotation["caption"])
         for image in records(content, path, "images", ("id", "file_name")):
             captions = texts.get(image["id"], [])
-            pictures.append(Described(image["file_name"], captions, split[1] if split else None, image["id"]))
-    return write_described(source, pictures, out)
+            described.append(
+                Described(image["file_name"], captions, split[1] if split else None, image["id"])
+            )
+    return write_described(pictures_at(source, store), described, out)

@@ -1,14 +1,14 @@
 """Pictures with captions, from whatever file, into the images and captions tables."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.prepare.pictures import images_table, split_by_hash
-from store_schema.errors import InputNotFoundError, TableError
+from pipeline.prepare.pictures import Pictures, only_found, split_by_hash, table_of
+from store_schema.errors import TableError
 from store_schema.tables import write_table
 
 logger = logging.getLogger(__name__)
@@ -27,33 +27,21 @@ class Described:
     coco_id: int | None = None
 
 
-def write_described(root: Path, pictures: Sequence[Described], out: Path) -> dict[str, int]:
+def write_described(pictures: Pictures, described: Sequence[Described], out: Path) -> dict[str, int]:
     """Write the two tables; returns their numbers of rows.
 
-    Pictures are found anywhere below `root`. Those that are not there or cannot be read, and empty captions, are
-    counted in the log and left out. Without splits a quarter of the pictures is the validation part, chosen by hash.
+    Pictures that are not there or cannot be read, and empty captions, are counted in the log and left out. Without
+    splits a quarter of the pictures is the validation part, chosen by hash.
 
     Errors: `InputNotFoundError` where no picture is there; `TableError` where a name fits two files, or a picture
     comes twice.
     """
-    paths = find_pictures(root, [picture.name for picture in pictures])
-    found = [picture for picture in pictures if picture.name in paths]
-    if not found:
-        raise InputNotFoundError(
-            f"none of the {len(pictures)} pictures of the data set is below {root} (such as "
-            f"{pictures[0].name if pictures else 'any'}); put the folders of pictures there"
-        )
-    if len(found) < len(pictures):
-        missing = next(picture.name for picture in pictures if picture.name not in paths)
-        logger.warning(
-            "%d of %d pictures are not below %s and are left out, first %s",
-            len(pictures) - len(found), len(pictures), root, missing,
-        )  # fmt: skip
-    by_path = {paths[picture.name]: picture for picture in found}
-    if len(by_path) < len(found):
-        raise TableError(f"{len(found) - len(by_path)} pictures come twice in the data set below {root}")
-    splits = _splits(by_path)
-    images = images_table(root, by_path, splits)
+    found = pictures.named({picture.name: picture.coco_id for picture in described})
+    there = only_found(described, lambda picture: picture.name, found, pictures, "pictures")
+    by_path = {found[picture.name].path: picture for picture in there}
+    if len(by_path) < len(there):
+        raise TableError(f"{len(there) - len(by_path)} pictures come twice in the data set {pictures.where}")
+    images = table_of(pictures, (found[picture.name] for picture in there), _splits(by_path))
     described = [by_path[path] for path in images["path"]]
     if any(picture.coco_id is not None for picture in described):
         images["coco_id"] = [picture.coco_id for picture in described]
@@ -61,27 +49,6 @@ def write_described(root: Path, pictures: Sequence[Described], out: Path) -> dic
     write_table(out, "images", images)
     write_table(out, "captions", captions)
     return {"images": len(images), "captions": len(captions)}
-
-
-def find_pictures(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Where each named picture lies below the root: at its path, or by its file's name in any folder.
-
-    Errors: `TableError` where a name fits two files.
-    """
-    by_name: dict[str, list[str]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            by_name.setdefault(path.name, []).append(path.relative_to(root).as_posix())
-    paths = {}
-    for name in names:
-        places = by_name.get(Path(name).name, [])
-        if name in places or len(places) == 1:
-            paths[name] = name if name in places else places[0]
-        elif places:
-            raise TableError(
-                f"{root}: the picture {name} may be {places[0]} or {places[1]}; keep one of them"
-            )
-    return paths
 
 
 def _splits(by_path: dict[str, Described]) -> dict[str, str]:

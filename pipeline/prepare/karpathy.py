@@ -8,22 +8,25 @@ from pathlib import Path
 
 from pipeline.prepare.described import Described, write_described
 from pipeline.prepare.json_files import find_json, only_one, read_json, records
+from pipeline.prepare.store_pictures import pictures_at
 from store_schema.errors import TableError
+from store_schema.remote import StorePath
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
-def prepare_karpathy(source: Path, out: Path) -> dict[str, int]:
+def prepare_karpathy(source: Path, out: Path, *, store: StorePath | None = None) -> dict[str, int]:
     """Write images and captions tables; returns their numbers of rows.
 
     Args:
         source: the JSON file, or a folder with one of them; pictures are looked for below the (file's) folder.
         out: folder for the tables.
+        store: has regions of the pictures; they themselves need not be there.
 
     Errors: `InputNotFoundError` without file or pictures, `TableError` naming file and record.
     """
     path = source if source.is_file() else only_one(find_json(source, "the splits", "dataset_*.json"))
-    pictures = []
+    described = []
     for number, image in enumerate(
         records(read_json(path), path, "images", ("filename", "split", "sentences"))
     ):
@@ -35,5 +38,5 @@ def prepare_karpathy(source: Path, out: Path) -> dict[str, int]:
         folder = image.get("filepath")
         name = f"{folder}/{image['filename']}" if folder else image["filename"]
         captions = [sentence["raw"] for sentence in records(image["sentences"], path, None, ("raw",))]
-        pictures.append(Described(name, captions, split, image.get("cocoid")))
-    return write_described(path.parent, pictures, out)
+        described.append(Described(name, captions, split, image.get("cocoid")))
+    return write_described(pictures_at(path.parent, store), described, out)

@@ -1,8 +1,9 @@
 """Questions of one's own, or of any data set: a CSV or JSONL file beside its pictures.
 
-Columns: `image` (path relative to the file's folder), `question`, and, where known, `answer` (in JSONL also a list, one
-an annotator), `question_id`, `question_type`, `answer_type`, `split`. Without `split` a fifth of the pictures becomes
-the validation part, chosen by hash. In a CSV, rows of the same question_id are the answers of several people.
+Columns: `image` (path relative to the file's folder, or the file's name), `question`, and, where known, `answer` (in
+JSONL also a list, one an annotator), `question_id`, `question_type`, `answer_type`, `split`. Without `split` a fifth of
+the pictures becomes the validation part, chosen by hash. In a CSV, rows of the same question_id are the answers of
+several people.
 docs/data.md shows it for GQA.
 """
 
@@ -10,31 +11,38 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.prepare.pictures import images_table, split_by_hash
+from pipeline.prepare.pictures import only_found, split_by_hash, table_of
+from pipeline.prepare.store_pictures import pictures_at
 from store_schema.errors import InputNotFoundError, TableError
+from store_schema.remote import StorePath
 from store_schema.tables import write_table
 
 _DEFAULTS = {"question_type": "question", "answer_type": "other"}
 
 
-def prepare_questions_file(source: Path, out: Path) -> dict[str, int]:
+def prepare_questions_file(source: Path, out: Path, *, store: StorePath | None = None) -> dict[str, int]:
     """Write images, questions and answers tables; returns their numbers of rows.
+
+    A `store` of regions takes the place of the pictures.
 
     Errors: `InputNotFoundError` without the file or pictures, `TableError` naming missing columns and rows.
     """
     rows = read_rows(source, ("image", "question"))
     if "question_id" not in rows:
         rows["question_id"] = [str(number) for number in range(len(rows))]
-    root, names = source.parent, rows["image"]
+    names = dict.fromkeys(rows["image"])
     splits = (
-        dict(zip(names, rows["split"], strict=True))
+        dict(zip(rows["image"], rows["split"], strict=True))
         if "split" in rows
         else split_by_hash(names, val_share=0.2)
     )
-    images = images_table(root, names, splits)
-    images["image_id"] = images["path"].map(picture_id)
-    rows["image_id"] = names.map(picture_id)
-    rows["split"] = names.map(splits)
+    pictures = pictures_at(source.parent, store, picture_id)
+    found = pictures.named(names)
+    asked = rows.drop_duplicates("question_id")["image"].tolist()
+    only_found(asked, str, found, pictures, "questions are about pictures that")
+    images = table_of(pictures, found.values(), {found[name].path: splits[name] for name in found})
+    rows["image_id"] = rows["image"].map({name: picture.image_id for name, picture in found.items()})
+    rows["split"] = rows["image"].map(splits)
     rows = rows[rows["image_id"].isin(images["image_id"])].reset_index(drop=True)
     rows["text"] = rows["question"].str.strip()
     for column, value in _DEFAULTS.items():

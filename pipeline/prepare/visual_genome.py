@@ -22,8 +22,7 @@ from pipeline.prepare.held_out import HeldOut
 from pipeline.prepare.json_files import box_of, check_record, find_json, only_one, whole_number
 from pipeline.prepare.json_stream import stream_records
 from pipeline.prepare.object_rows import ObjectRows
-from pipeline.prepare.pictures import images_table
-from pipeline.prepare.vqa_v2 import numbered_pictures
+from pipeline.prepare.pictures import images_table, numbered_pictures
 from store_schema.errors import InputNotFoundError, TableError
 from store_schema.formats.vocabulary import VISUAL_GENOME, read_spellings
 from store_schema.tables import write_table

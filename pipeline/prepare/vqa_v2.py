@@ -17,61 +17,44 @@ from typing import Any
 import pandas as pd
 
 from pipeline.prepare.json_files import find_json, read_json, records
-from pipeline.prepare.pictures import images_table, split_by_hash
-from store_schema.errors import InputNotFoundError, TableError
+from pipeline.prepare.pictures import Picture, only_found, split_by_hash, table_of
+from pipeline.prepare.store_pictures import pictures_at
+from store_schema.remote import StorePath
 from store_schema.tables import write_table
 
 logger = logging.getLogger(__name__)
 
-PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
 ANSWERS_EACH = 10
 _SPLIT = re.compile(r"(test-dev|train|val|test)(?=\d{4})")
-_NUMBER_AT_END = re.compile(r"(\d+)$")
 
 
-def prepare_vqa_v2(source: Path, out: Path) -> dict[str, int]:
+def prepare_vqa_v2(source: Path, out: Path, *, store: StorePath | None = None) -> dict[str, int]:
     """Write images, questions and answers tables; returns their numbers of rows.
+
+    A `store` of regions takes the place of the pictures.
 
     Errors: `InputNotFoundError` without questions or pictures, `TableError` naming file and record.
     """
     files = find_json(source, "the questions", "*questions.json", "*questions.json.gz")
-    paths = numbered_pictures(source)
     asked = [question for file in files for question in _read_questions(file)]
-    asked = _with_pictures(asked, paths)
-    names = {question["image_id"]: paths[question["image_id"]] for question in asked}
-    splits = _splits(asked, names)
-    images = images_table(source, names.values(), splits)
-    coco_ids = {Path(name).stem: number for number, name in names.items()}
+    pictures = pictures_at(source, store)
+    found = pictures.numbered({question["image_id"] for question in asked})
+    asked = only_found(
+        asked, lambda question: question["image_id"], found, pictures, "questions are about pictures that"
+    )
+    splits = _splits(asked, found)
+    images = table_of(pictures, found.values(), splits)
+    coco_ids = {picture.image_id: number for number, picture in found.items()}
     images["coco_id"] = images["image_id"].map(coco_ids)
     readable = set(images["image_id"])
-    asked = [question for question in asked if Path(names[question["image_id"]]).stem in readable]
+    asked = [question for question in asked if found[question["image_id"]].image_id in readable]
     annotations = _read_annotations(source)
-    questions = _questions_table(asked, names, splits, annotations, _read_pairs(source))
+    questions = _questions_table(asked, found, splits, annotations, _read_pairs(source))
     answers = _answers_table(asked, annotations)
     write_table(out, "images", images)
     write_table(out, "questions", questions)
     write_table(out, "answers", answers)
     return {"images": len(images), "questions": len(questions), "answers": len(answers)}
-
-
-def numbered_pictures(folder: Path) -> dict[int, str]:
-    """The pictures below a folder by the number at the end of their names, as paths relative to it.
-
-    Errors: `TableError` where two have the same number; `InputNotFoundError` where there is none.
-    """
-    paths: dict[int, str] = {}
-    for path in sorted(folder.rglob("*")):
-        number = _NUMBER_AT_END.search(path.stem)
-        if path.suffix.lower() not in PICTURE_ENDINGS or number is None:
-            continue
-        name = path.relative_to(folder).as_posix()
-        if (other := paths.setdefault(int(number[1]), name)) != name:
-            raise TableError(f"{folder}: {other} and {name} have the same number {int(number[1])}; keep one")
-    if not paths:
-        raise InputNotFoundError(
-            f"{folder} holds no pictures whose names end in a number (*000000000025.jpg)"
-        )
-    return paths
 
 
 def _read_questions(path: Path) -> list[dict[str, Any]]:
@@ -87,29 +70,13 @@ def _split_of(path: Path, content: Any) -> str | None:  # noqa: ANN401
     return found[1] if found else None
 
 
-def _with_pictures(asked: list[dict[str, Any]], paths: Mapping[int, str]) -> list[dict[str, Any]]:
-    kept = [question for question in asked if question["image_id"] in paths]
-    if len(kept) < len(asked):
-        first = next(question["image_id"] for question in asked if question["image_id"] not in paths)
-        logger.warning(
-            "%d of %d questions are about pictures that are not there, left out; the first is picture %s",
-            len(asked) - len(kept), len(asked), first,
-        )  # fmt: skip
-    if not kept:
-        raise InputNotFoundError(
-            f"none of the pictures that the {len(asked)} questions are about is there; put COCO's train2014, val2014 "
-            "or test2015 into the folder"
-        )
-    return kept
-
-
-def _splits(asked: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> dict[str, str]:
+def _splits(asked: Iterable[Mapping[str, Any]], found: Mapping[int, Picture]) -> dict[str, str]:
     """The split of each picture, by its path; a picture of two files (test, test-dev) keeps the first's."""
     splits: dict[str, str] = {}
     for question in asked:
         if question["split"] is not None:
-            splits.setdefault(names[question["image_id"]], question["split"])
-    unknown = [name for name in names.values() if name not in splits]
+            splits.setdefault(found[question["image_id"]].path, question["split"])
+    unknown = [picture.path for picture in found.values() if picture.path not in splits]
     return split_by_hash(unknown, val_share=0.2) | splits
 
 
@@ -137,7 +104,7 @@ def _read_pairs(source: Path) -> dict[int, str]:
 
 def _questions_table(
     asked: Iterable[Mapping[str, Any]],
-    names: Mapping[int, str],
+    found: Mapping[int, Picture],
     splits: Mapping[str, str],
     annotations: Mapping[int, Mapping[str, Any]],
     pairs: Mapping[int, str],
@@ -145,15 +112,15 @@ def _questions_table(
     rows = []
     for question in asked:
         annotation = annotations.get(question["question_id"], {})
-        name = names[question["image_id"]]
+        picture = found[question["image_id"]]
         rows.append(
             {
                 "question_id": str(question["question_id"]),
-                "image_id": Path(name).stem,
+                "image_id": picture.image_id,
                 "text": question["question"].strip(),
                 "question_type": annotation.get("question_type", "unknown"),
                 "answer_type": annotation.get("answer_type", "unknown"),
-                "split": question["split"] or splits[name],
+                "split": question["split"] or splits[picture.path],
                 "pair_id": pairs.get(question["question_id"]),
             }
         )

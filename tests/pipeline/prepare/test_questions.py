@@ -115,10 +115,10 @@ def test_a_wrong_questions_file_is_named(tmp_path: Path, content: str, message: 
 def test_missing_pictures_and_two_of_one_number_are_named(tmp_path: Path) -> None:
     rows = [{"question_id": 1, "image_id": 2, "question": "Why?"}]
     _write(tmp_path / "questions.json", {"questions": rows})
-    with pytest.raises(InputNotFoundError, match="holds no pictures"):
+    with pytest.raises(InputNotFoundError, match="none of the data set's 1 pictures is below"):
         prepare_vqa_v2(tmp_path, tmp_path / "out")
     _picture(tmp_path / "a" / "3.jpg")
-    with pytest.raises(InputNotFoundError, match="none of the pictures that the 1 questions are about"):
+    with pytest.raises(InputNotFoundError, match=r"such as 2\); put the folders of pictures there"):
         prepare_vqa_v2(tmp_path, tmp_path / "out")
     _picture(tmp_path / "b" / "003.jpg")
     with pytest.raises(TableError, match="have the same number 3"):
@@ -210,3 +210,14 @@ def test_a_questions_file_without_its_columns_is_named(tmp_path: Path) -> None:
         TableError, match=r"columns image, question expected, found \['picture', 'question'\]"
     ):
         prepare_questions_file(path, tmp_path / "out")
+
+
+def test_a_questions_file_may_name_pictures_by_path_through_a_link_or_by_file_name(tmp_path: Path) -> None:
+    _picture(tmp_path / "elsewhere" / "x.jpg")
+    _picture(tmp_path / "raw" / "b" / "x.jpg")
+    _picture(tmp_path / "raw" / "c" / "y.jpg")
+    (tmp_path / "raw" / "a").symlink_to(tmp_path / "elsewhere")
+    path = tmp_path / "raw" / "questions.csv"
+    path.write_text("image,question\na/x.jpg,who?\nb/x.jpg,who?\ny.jpg,who?\n")
+    prepare_questions_file(path, tmp_path / "out")
+    assert read_table(tmp_path / "out", "images")["image_id"].tolist() == ["a/x", "b/x", "c/y"]
