@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.cli import main
 from store_schema.artifacts import find_model_dir
@@ -34,7 +33,6 @@ SMALLER = {
 
 SIZE = 64
 NUMBERS = list(range(1, 13))
-COLORS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 
 
 def color_of(number: int) -> str:
@@ -59,14 +57,11 @@ def boxes_of(number: int) -> NDArray[np.float32]:
 
 
 def write_vqa2(folder: Path) -> None:
-    """COCO's pictures and the official questions: 10 a picture, so that an answer occurs nine times."""
+    """The official questions: 10 a picture, so that an answer occurs nine times. No pictures."""
+    folder.mkdir(parents=True)
     for split in ("train", "val"):
-        (folder / f"{split}2014").mkdir(parents=True)
         questions, annotations = [], []
         for number in (n for n in NUMBERS if split_of(n) == split):
-            Image.new("RGB", (SIZE, SIZE), COLORS[color_of(number)]).save(
-                folder / f"{split}2014" / f"{name_of(number)}.jpg"
-            )
             for place in range(10):
                 asked = "is it red?" if place % 2 else "what color is it?"
                 answer = color_of(number) if place % 2 == 0 else "yes" if color_of(number) == "red" else "no"
@@ -185,5 +180,5 @@ def test_every_command_of_the_page_does_what_it_says(
     assert len(json.loads(Path("runs/captions_results.json").read_text())) == 3
     for name in ("vqa2", "train36", "coco", "cocobu", "mmf"):
         assert len(RegionStore.open(f"runs/{name}.zarr")) == 12, name
-    first = RegionStore.open("runs/vqa2.zarr").image(name_of(1))
+    first = RegionStore.open("runs/vqa2.zarr").image("1")
     np.testing.assert_allclose(first.features, features_of(1), atol=1e-3)
