@@ -96,17 +96,30 @@ def answer_baseline(
 
 def truth_of_captions(words: Mapping[str, Sequence[str]], tables: Path) -> dict[str, float]:
     """Shares of stated pairs, objects, relations and numbers that are true, where the tables know objects."""
-    if not (has_table(tables, "objects") and has_table(tables, "object_attributes")):
+    if not knows_objects(tables):
         return {}
     from stage2_models.grounding import true_pairs
-    from stage2_models.statements import judge_statements
 
-    known = read_table(tables, "objects"), read_table(tables, "object_attributes")
-    truth, statements = true_pairs(words, *known), judge_statements(words, *known)
+    truth = true_pairs(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
     return {
         "true_pairs": truth.pairs,
         "true_objects": truth.objects,
         "stated_pairs": truth.num_pairs,
+        **truth_of_statements({image_id: [caption] for image_id, caption in words.items()}, tables),
+    }
+
+
+def truth_of_statements(words: Mapping[str, Sequence[Sequence[str]]], tables: Path) -> dict[str, float]:
+    """Shares of the relations and numbers that are true, of one or several captions a picture, where the tables know
+    objects."""
+    if not knows_objects(tables):
+        return {}
+    from stage2_models.statements import judge_statements
+
+    statements = judge_statements(
+        words, read_table(tables, "objects"), read_table(tables, "object_attributes")
+    )
+    return {
         "true_relations": statements.relations,
         "true_relations_chance": statements.relations_chance,
         "stated_relations": statements.num_relations,
@@ -114,6 +127,11 @@ def truth_of_captions(words: Mapping[str, Sequence[str]], tables: Path) -> dict[
         "true_numbers_chance": statements.numbers_chance,
         "stated_numbers": statements.num_numbers,
     }
+
+
+def knows_objects(tables: Path) -> bool:
+    """Whether statements about objects can be judged."""
+    return has_table(tables, "objects") and has_table(tables, "object_attributes")
 
 
 def _retrieved(

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.baselines import answer_baseline, caption_baselines, truth_of_captions
+from pipeline.baselines import (
+    answer_baseline,
+    caption_baselines,
+    knows_objects,
+    truth_of_captions,
+    truth_of_statements,
+)
 from pipeline.caption_results import java_scores, name_as_published
 from pipeline.result_files import vqa_results
 from pipeline.trained_models import TrainedModel, find_models
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPLIT_PREFERENCE = ("test", "val")
+SAMPLES_EACH = 5
+"""Captions drawn of each picture: the likeliest caption seldom states a relation or a number, samples do."""
 
 
 @dataclass(kw_only=True)
@@ -59,6 +67,8 @@ class Evaluated:
 
     detector: dict[str, float] | None = None
     captions: dict[str, tuple[TrainedModel, "CaptionEvaluation", RegionStore]] = field(default_factory=dict)
+    sampled: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What `truth_of_statements` says of each captioner's own samples."""
     answers: dict[str, tuple[TrainedModel, "VqaEvaluation", RegionStore | None]] = field(default_factory=dict)
 
 
@@ -198,13 +208,17 @@ def _score_detector(model: TrainedModel, settings: EvaluationSettings, split: st
 def _score_captioner(
     model: TrainedModel, settings: EvaluationSettings, split: str, store: RegionStore, done: Evaluated
 ) -> None:
-    from stage2_models.caption_inference import load_captioner
+    from stage2_models.caption_inference import load_captioner, sample_captions
 
     loaded = load_captioner(model.model_dir)
     result = loaded.evaluate(
         settings.tables, store, split, decoding=loaded.decoding(beam_size=settings.beam_size)
     )
-    done.captions[_free_role(model, done.captions)] = (model, result, store)
+    role = _free_role(model, done.captions)
+    done.captions[role] = (model, result, store)
+    if knows_objects(settings.tables):
+        samples = sample_captions(loaded, store, list(result.captions), SAMPLES_EACH)
+        done.sampled[role] = truth_of_statements(samples, settings.tables)
 
 
 def _score_vqa(
@@ -279,6 +293,8 @@ def _caption_scores(done: Evaluated, role: str, settings: EvaluationSettings) ->
     model, result, _ = done.captions[role]
     words = {image_id: caption.words for image_id, caption in result.captions.items()}
     scores = {"model": model.title, **result.metrics(), **truth_of_captions(words, settings.tables)}
+    if role in done.sampled:
+        scores["sampled"] = done.sampled[role]
     return scores | java_scores(settings.java_metrics, words, result.references)
 
 

@@ -27,8 +27,6 @@ _CAPTION_COLUMNS = {
     "cider_d": "CIDEr-D",
     "true_pairs": "stated pairs true",
     "true_objects": "objects true",
-    "true_relations": "relations true",
-    "true_numbers": "numbers true",
 }
 
 
@@ -220,6 +218,13 @@ def _caption_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fol
     for name, values, ours in rows:
         table.add(name, *(_number(values.get(key)) for key in shown), ours=ours)
     section.tables.append(table)
+    statements = _statements_table([*rows, *_sampled_rows(rows)])
+    if statements.rows:
+        section.tables.append(statements)
+        section.text.append(
+            "Relations (left of, right of, above, below) and numbers that captions state, judged by the boxes; chance: "
+            "the same statements with the relation, or the number, drawn from all stated ones."
+        )
     attention = scores.get("attention", {})
     if "pointing_accuracy" in attention:
         section.text.append(
@@ -232,6 +237,31 @@ def _caption_section(scores: Mapping[str, Any], examples: Mapping[str, Any], fol
         "after the word."
     )
     return section
+
+
+def _sampled_rows(rows: Sequence[tuple[str, Mapping[str, Any], bool]]) -> list[tuple[str, Any, bool]]:
+    return [
+        (f"{name}, sampled", values["sampled"], ours) for name, values, ours in rows if "sampled" in values
+    ]
+
+
+def _statements_table(rows: Sequence[tuple[str, Mapping[str, Any], bool]]) -> Table:
+    table = Table(
+        ["captions of", "relations true", "by chance", "stated", "numbers true", "by chance", "stated"]
+    )
+    for name, values, ours in rows:
+        if values.get("stated_relations") or values.get("stated_numbers"):
+            cells = [
+                cell
+                for kind in ("relations", "numbers")
+                for cell in (
+                    _number(values.get(f"true_{kind}")),
+                    _number(values.get(f"true_{kind}_chance")),
+                    f"{values.get(f'stated_{kind}', 0):,}",
+                )
+            ]
+            table.add(name, *cells, ours=ours)
+    return table
 
 
 def _vqa_section(scores: Mapping[str, Any], examples: Mapping[str, Any], folder: Path) -> Section | None:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from stage2_models.caption_data import encode_captions, read_captions, read_in_order
+from stage2_models.caption_data import Words, encode_captions, read_captions, read_in_order
 from stage2_models.caption_evaluation import CaptionEvaluation, evaluate_captions
 from stage2_models.captioner import Captioner, CaptionerConfig, build_captioner
 from stage2_models.decoding import DecodedBatch, DecodingConfig, GeneratedCaption, decode
@@ -121,6 +121,33 @@ def caption_regions(
         for _, regions in read_in_order(store, store.rows(image_ids), batch_size):
             captions += loaded.caption(regions, decoding)
     return captions
+
+
+def sample_captions(
+    loaded: LoadedCaptioner,
+    store: RegionStore,
+    image_ids: Sequence[str],
+    num_captions: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 100,
+) -> dict[str, list[Words]]:
+    """Draw captions of these pictures of a store from the captioner's own distribution; the same for one seed.
+
+    Returns:
+        The words of `num_captions` captions by image_id. The generators of torch are left as they were.
+
+    Errors: as of `caption_regions`.
+    """
+    loaded.check_store(store)
+    decoding = loaded.decoding(method="sample", num_captions=num_captions)
+    drawn: list[list[Words]] = []
+    with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for _, regions in read_in_order(store, store.rows(image_ids), batch_size):
+            decoded = loaded.decode(regions, decoding).all_captions(loaded.vocabulary)
+            drawn += [[caption.words for caption in captions] for captions in decoded]
+    return dict(zip(image_ids, drawn, strict=True))
 
 
 def load_captioner(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedCaptioner:

@@ -53,12 +53,12 @@ class _Thing:
 
 
 def judge_statements(
-    captions: Mapping[str, Sequence[str]], objects: pd.DataFrame, object_attributes: pd.DataFrame
+    captions: Mapping[str, Sequence[Sequence[str]]], objects: pd.DataFrame, object_attributes: pd.DataFrame
 ) -> StatementScores:
-    """Judge the relations and numbers of each picture's caption.
+    """Judge the relations and numbers of each picture's captions.
 
     Args:
-        captions: the words of each picture's caption, by image_id.
+        captions: of each picture one or several, as words, by image_id.
         objects: the table, of at least these pictures; names anywhere in it are known names.
         object_attributes: the table.
     """
@@ -66,11 +66,12 @@ def judge_statements(
     things = _things(objects[objects["image_id"].isin(captions.keys())], object_attributes)
     relations: list[tuple[str, Callable[[str], bool]]] = []
     numbers: list[tuple[str, Callable[[str], bool]]] = []
-    for image_id, words in captions.items():
-        mentions = lexicon.mentions(words)
+    for image_id, several in captions.items():
         here = things.get(image_id, [])
-        relations += _relations(words, mentions, here)
-        numbers += _numbers(words, mentions, here)
+        for words in several:
+            mentions = lexicon.mentions(words)
+            relations += _relations(words, mentions, here)
+            numbers += _numbers(words, mentions, here)
     return StatementScores(
         *_share_and_chance(relations), len(relations), *_share_and_chance(numbers), len(numbers)
     )

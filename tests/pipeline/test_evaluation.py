@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.baselines import truth_of_statements
 from pipeline.evaluation import EvaluationSettings, choose_split, evaluate, write_json
-from stage2_models.caption_inference import load_captioner
+from stage2_models.caption_inference import load_captioner, sample_captions
 from stage2_models.vqa_inference import load_vqa
 from store_schema.artifacts import find_model_dir
 from store_schema.errors import StoreMismatchError, UsageError
@@ -54,6 +56,27 @@ def test_each_model_is_scored_as_it_would_be_on_its_own(world: World, scores: Sc
     loaded = load_captioner(world.caption_grid)
     captions = loaded.evaluate(world.scenes, grid, "test", decoding=loaded.decoding(beam_size=1))
     assert captions.metrics().items() <= scores.report["caption"]["grid"].items()
+
+
+def test_statements_of_samples_are_judged_and_the_same_samples_come_again(
+    world: World, scores: Scores
+) -> None:
+    store = RegionStore.open(world.regions)
+    loaded, image_ids = load_captioner(world.caption), ["s5-000007", "s5-000002"]
+    before = torch.get_rng_state()
+    drawn = sample_captions(loaded, store, image_ids, 5, batch_size=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(drawn) == image_ids
+    assert all(len(captions) == 5 for captions in drawn.values())
+    assert sample_captions(loaded, store, image_ids, 5, batch_size=1) == drawn
+    assert sample_captions(loaded, store, image_ids, 5, batch_size=1, seed=1) != drawn
+    reported = scores.report["caption"]["regions"]["sampled"]
+    images = read_table(world.scenes, "images")
+    tested = images.loc[images["split"] == "test", "image_id"]
+    samples = sample_captions(loaded, store, list(tested), 5)
+    expected = truth_of_statements(samples, world.scenes)
+    assert reported["stated_numbers"] == expected["stated_numbers"]
+    assert reported["stated_relations"] == expected["stated_relations"]
 
 
 def test_predictions_are_complete_and_in_the_form_of_the_official_tools(world: World, scores: Scores) -> None:

@@ -71,6 +71,19 @@ def test_both_reports_hold_every_score_beside_its_baseline(tmp_path: Path) -> No
         assert "question only" in text
 
 
+def test_relations_and_numbers_stand_beside_their_chance_for_samples_too(tmp_path: Path) -> None:
+    stated = {
+        "true_relations": 0.75, "true_relations_chance": 0.5, "stated_relations": 1234,
+        "true_numbers": None, "true_numbers_chance": None, "stated_numbers": 0,
+    }  # fmt: skip
+    captions = {"regions": SCORES["caption"]["regions"] | {"sampled": stated}}  # type: ignore[index]
+    (tmp_path / "report.json").write_text(json.dumps(SCORES | {"caption": captions}))
+    markdown, _ = write_report(tmp_path)
+    (row,) = [line for line in markdown.read_text().splitlines() if "sampled" in line]
+    cells = [cell.strip(" *") for cell in row.strip("|").split("|")]
+    assert cells[1:] == ["0.750", "0.500", "1,234", "–", "–", "0"]
+
+
 def test_the_page_is_self_contained_and_escapes_texts_of_the_data(tmp_path: Path) -> None:
     _, html = write_report(folder_with_scores(tmp_path))
     page = html.read_text()

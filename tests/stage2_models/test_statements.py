@@ -20,7 +20,7 @@ ATTRIBUTES = pd.DataFrame([("o1", "red"), ("o2", "blue"), ("o3", "red")], column
 
 
 def judged(**captions: str) -> StatementScores:
-    words = {image_id: text.split(" ") for image_id, text in captions.items()}
+    words = {image_id: [text.split(" ")] for image_id, text in captions.items()}
     return judge_statements(words, OBJECTS, ATTRIBUTES)
 
 
@@ -75,3 +75,9 @@ def test_where_nothing_is_stated_there_is_no_share() -> None:
     assert math.isnan(scores.relations)
     assert math.isnan(scores.numbers_chance)
     assert (scores.num_relations, scores.num_numbers) == (0, 0)
+
+
+def test_every_caption_of_a_picture_counts() -> None:
+    several = {"p1": [["two", "balls"], ["three", "balls"]], "p2": [["a", "star"]]}
+    scores = judge_statements(several, OBJECTS, ATTRIBUTES)
+    assert (scores.numbers, scores.num_numbers) == (0.5, 2)
