@@ -6,7 +6,7 @@ Satisfies `pipeline.training.task.Task` by its shape; the trainer is not importe
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,9 @@ class CaptionTask:
         )
 
     def identity(self) -> Mapping[str, str]:
-        """Fingerprints of model, vocabulary and features."""
+        """Fingerprints of model, vocabulary and features; dropout, which no weight depends on, may change."""
         return {
-            "model": fingerprint(asdict(self.config)),
+            "model": fingerprint(asdict(replace(self.config, dropout=0.0))),
             "vocabulary": self.vocabulary.fingerprint(),
             "store": self.store.features_fingerprint,
         }

@@ -6,7 +6,7 @@ Satisfies `pipeline.training.task.Task` by its shape; the trainer is not importe
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +170,9 @@ class VqaTask:
         self._loader = self._build_loader()
 
     def identity(self) -> Mapping[str, str]:
-        """Fingerprints of model, vocabulary, answers and features."""
+        """Fingerprints of model, vocabulary, answers and features; dropout, which no weight depends on, may change."""
         identity = {
-            "model": fingerprint(asdict(self.config)),
+            "model": fingerprint(asdict(replace(self.config, dropout=0.0, attention_dropout=0.0))),
             "vocabulary": self.vocabulary.fingerprint(),
             "answers": fingerprint(self.answers.answers),
         }

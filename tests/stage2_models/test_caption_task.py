@@ -73,6 +73,12 @@ def test_it_is_a_task_that_the_trainer_knows(world: World) -> None:
     assert json.loads(json.dumps(task.describe()))["task"] == "caption"
 
 
+def test_a_checkpoint_may_go_on_with_another_dropout_but_not_with_another_size(world: World) -> None:
+    identity = _task(world).identity()
+    assert _task(world, replace(MODEL, dropout=0.5)).identity() == identity
+    assert _task(world, replace(MODEL, hidden_dim=31)).identity() != identity
+
+
 def test_it_learns_to_say_what_is_there(world: World) -> None:
     """The first eight pictures lack some pairs of the last four: they must be put together."""
     task = _task(world)

@@ -160,6 +160,12 @@ def test_it_has_the_shape_of_the_trainers_protocol(task: VqaTask) -> None:
     assert set(as_protocol.identity()) == {"model", "vocabulary", "answers", "store"}
 
 
+def test_a_checkpoint_may_go_on_with_another_dropout_but_not_with_another_size(world: World) -> None:
+    identity = build(world, MODEL).identity()
+    assert build(world, replace(MODEL, dropout=0.5)).identity() == identity
+    assert build(world, replace(MODEL, hidden_dim=31)).identity() != identity
+
+
 @pytest.mark.parametrize("config", [MODEL, MODEL.without_regions()], ids=["regions", "question only"])
 def test_batches_from_the_middle_equal_those_of_the_whole_epoch(world: World, config: VqaConfig) -> None:
     task = build(world, config)
