@@ -106,7 +106,7 @@ def _images_of(source: Path, root: str | Path | None, split: str | None) -> Iter
             f"{printable(source)}: {option!r} needs a folder with images.parquet, and this is none"
         )
     if source.is_dir():
-        for path in _walk(source, ()):
+        for path in pictures_below(source):
             yield ImageSource(_as_id(path.relative_to(source)), path)
     elif source.is_file() and is_archive(source):
         for image_id, place in list_archive(source, sorted(IMAGE_SUFFIXES)):
@@ -142,8 +142,14 @@ def _images_of_tables(folder: Path, root: Path, split: str | None) -> Iterator[I
         yield ImageSource(str(image_id), root / str(path))
 
 
-def _walk(folder: Path, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Pictures below a folder, sorted; a link back to a folder that we are inside of is not entered."""
+def pictures_below(folder: Path, ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Pictures in a folder and the folders below it, linked ones too, sorted; hidden ones are left out.
+
+    Args:
+        ancestors: device and inode of the folders that we are inside of; a link back to one is not entered.
+
+    Errors: `UsageError` for a folder that cannot be listed.
+    """
     try:
         status = os.stat(folder)
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
@@ -160,7 +166,7 @@ def _walk(folder: Path, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Path
             continue
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and path.is_dir()):
-            yield from _walk(path, (*ancestors, here))
+            yield from pictures_below(path, (*ancestors, here))
         elif path.suffix.lower() in IMAGE_SUFFIXES and (entry.is_symlink() or entry.is_file()):
             yield path
 

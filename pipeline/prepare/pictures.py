@@ -14,12 +14,11 @@ from typing import Protocol, TypeVar
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from stage1_detect.sources import pictures_below
 from store_schema.errors import InputNotFoundError, TableError
 from store_schema.formats.known_pictures import last_number
 
 logger = logging.getLogger(__name__)
-
-PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
 
 # EXIF orientations 5 to 8 turn the picture by a quarter: width and height change places.
 _ORIENTATION_TAG = 0x0112
@@ -111,9 +110,8 @@ def find_pictures(root: Path, names: Iterable[str]) -> dict[str, str]:
     Errors: `TableError` where a name fits two files.
     """
     by_name: dict[str, list[str]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            by_name.setdefault(path.name, []).append(path.relative_to(root).as_posix())
+    for path in pictures_below(root):
+        by_name.setdefault(path.name, []).append(path.relative_to(root).as_posix())
     paths = {}
     for name in names:
         places = by_name.get(Path(name).name, [])
@@ -139,9 +137,9 @@ def numbered_pictures(folder: Path) -> dict[int, str]:
     Errors: `TableError` where two have the same number.
     """
     paths: dict[int, str] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in pictures_below(folder):
         number = last_number(path.stem)
-        if path.suffix.lower() not in PICTURE_ENDINGS or number is None:
+        if number is None:
             continue
         name = path.relative_to(folder).as_posix()
         if (other := paths.setdefault(number, name)) != name:

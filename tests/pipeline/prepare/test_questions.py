@@ -87,6 +87,15 @@ def test_vqa_v2_gives_its_splits_ten_answers_and_pairs(tmp_path: Path) -> None:
     assert answers[answers["question_id"] == "25000"]["answer"].tolist() == ["No"] + ["yes"] * 9
 
 
+def test_vqa_v2_finds_pictures_in_a_linked_folder(tmp_path: Path) -> None:
+    raw = _vqa_v2(tmp_path / "raw")
+    coco = tmp_path / "coco"
+    for folder in [path for path in raw.iterdir() if path.is_dir()]:
+        folder.rename(coco.with_name(f"coco-{folder.name}"))
+        folder.symlink_to(coco.with_name(f"coco-{folder.name}"))
+    assert prepare_vqa_v2(raw, tmp_path / "out")["images"] == 3
+
+
 def test_a_test_split_has_questions_without_answers(tmp_path: Path) -> None:
     _picture(tmp_path / "test2015" / "COCO_test2015_000000000001.jpg")
     for split in ("test-dev2015", "test2015"):
