@@ -40,7 +40,7 @@ SETTINGS = {
         heldout=2000,
         regions=12,
         detector_steps=3500,
-        caption_epochs=5,
+        caption_epochs=10,
         vqa_epochs=6,
         question_only_epochs=3,
     ),
@@ -54,7 +54,7 @@ SETTINGS = {
         question_only_epochs=1,
     ),
 }
-"""full: eleven minutes on two cores. long: twice the scenes, two to three times the training, for docs/results.md.
+"""full: eleven minutes on two cores. long: twice the scenes, half an hour for a captioner, for docs/results.md.
 small: the same path in two minutes, for CI; its scores mean nothing."""
 
 TITLE = "From pixels to words and answers: bottom-up regions, top-down attention"
