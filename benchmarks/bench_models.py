@@ -1,6 +1,7 @@
 """How fast the two models train and answer, against the same models as a textbook writes them.
 
-    python -m benchmarks.bench_models [--quick] [--threads N] [--only caption] [--butd-vqa CHECKOUT]
+    python -m benchmarks.bench_models [--quick] [--threads N] [--only caption]
+        [--butd-vqa CHECKOUT] [--self-critical CHECKOUT]
 
 Same weights, same inputs, same results (checked first), COCO's and VQA v2's sizes. Caption training: 10 pictures of 5
 captions, hidden 1000, 36 x 2048 features, 9,487 words, Adam. Greedy and beam of 5: 10 pictures,
@@ -10,7 +11,11 @@ picture together (`data.by_picture`, always so in evaluation); a further row has
 own. Dropout is off, so that both give the same; features come as float16, as from the store. All ways take turns;
 ratios are medians over the rounds' own ratios. Beside the time by the clock stands the processor's, which other
 programs on the machine hardly change. The beam of the textbook always runs all its steps; ours stops when nothing
-can change any more. Writes a table and, unless --only chose some, benchmarks/results/models.json.
+can change any more. A checkout of bottom-up-attention-vqa or of self-critical.pytorch makes that program itself a
+rival, too. The second's model has a layer with ReLU for words, regions and their mean each; so has ours in these rows.
+It gets the features of a picture once and repeats them itself, as its training script has it, and no masks, as its
+loader has it where all pictures have as many regions; it is taught one caption of each picture, in 70 steps. Writes a
+table and, unless --only chose some, benchmarks/results/models.json.
 """
 
 import argparse
@@ -25,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkouts import ButdVqaCheckout
+from benchmarks.checkouts import ButdVqaCheckout, SelfCriticalCheckout
 from benchmarks.record import write_result
 from benchmarks.textbook import TextbookCaptioner, TextbookVqa, copy_captioner, copy_vqa
 from stage2_models.caption_tokens import CaptionTokens
@@ -39,7 +44,7 @@ from stage2_models.vqa_config import VqaConfig
 REGIONS, FEATURE_DIM = 36, 2048
 NUM_WORDS, HIDDEN, EMBED, ATTENTION = 9487, 1000, 1000, 512
 CAPTION_PICTURES, CAPTIONS_EACH, MAX_WORDS = 10, 5, 16
-BEAM, MAX_LENGTH, LESSONS = 5, 20, 40
+BEAM, MAX_LENGTH, LESSONS, CHECKOUT_LESSONS = 5, 20, 40, 70
 QUESTIONS, QUESTIONS_EACH, SLOTS = 512, 5.4, 14
 QUESTION_WORDS, VQA_HIDDEN, VQA_EMBED, NUM_ANSWERS, KNOWN_ANSWERS = 19902, 1024, 300, 3129, 3
 
@@ -66,6 +71,9 @@ def main() -> None:
     parser.add_argument(
         "--butd-vqa", type=Path, help="checkout of bottom-up-attention-vqa: measured against, too"
     )
+    parser.add_argument(
+        "--self-critical", type=Path, help="checkout of self-critical.pytorch: measured against, too"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -75,6 +83,8 @@ def main() -> None:
         sizes = {"num_words": QUESTION_WORDS - 1, "feature_dim": FEATURE_DIM, "num_answers": NUM_ANSWERS}
         theirs = ButdVqaCheckout(args.butd_vqa, hidden=VQA_HIDDEN, **sizes).eval()
         contests += vqa_contests(theirs.as_ours().eval(), theirs, ", bottom-up-attention-vqa")
+    if args.self_critical is not None:
+        contests += self_critical_contests(args.self_critical)
     contests = [contest for contest in contests if args.only in contest.name]
     for contest in contests:
         if not contest.agree(contest.textbook(), contest.ours()):
@@ -121,26 +131,62 @@ def caption_contests() -> list[Contest]:
     config = CaptionerConfig(hidden_dim=HIDDEN, embed_dim=EMBED, attention_dim=ATTENTION)
     ours = build_captioner(config, feature_dim=FEATURE_DIM, vocabulary_size=NUM_WORDS)
     regions = random_regions(CAPTION_PICTURES)
-    learn_some_captions(ours, regions, vocabulary)
+    tokens = CaptionTokens.from_arrays(*_lessons(), vocabulary)
+    learn_some_captions(
+        ours, lambda: torch.nn.functional.cross_entropy(ours(regions, tokens), tokens.targets), LESSONS
+    )
     textbook = TextbookCaptioner(FEATURE_DIM, NUM_WORDS, HIDDEN, EMBED, ATTENTION)
     copy_captioner(ours, textbook)
     for model in (ours, textbook):
         model.eval()
-    return [_caption_step(ours, textbook, vocabulary), *_searches(ours, textbook, regions, vocabulary)]
+
+    def search(features: Tensor, beam_size: int) -> list[list[int]]:
+        bos_id, eos_id = vocabulary.bos_id, vocabulary.eos_id
+        if beam_size > 1:
+            return textbook.beam(features, beam_size, bos_id, eos_id, MAX_LENGTH)
+        chosen = textbook.greedy(features, bos_id, eos_id, MAX_LENGTH)
+        return [[word for word in row if word != eos_id] for row in chosen.tolist()]
+
+    return [
+        _caption_step(ours, textbook, vocabulary, ""),
+        *_searches(ours, search, regions, vocabulary, ""),
+    ]
 
 
-def learn_some_captions(model: Captioner, regions: RegionBatch, vocabulary: Vocabulary) -> None:
-    """Teach a caption of random words to each picture, in five lengths around ten words."""
-    rng = np.random.default_rng(1)
-    words = rng.integers(4, NUM_WORDS, (CAPTION_PICTURES, 1, MAX_WORDS)).repeat(CAPTIONS_EACH, 1)
-    tokens = CaptionTokens.from_arrays(words, _usual_lengths(rng), vocabulary)
+def self_critical_contests(path: Path) -> list[Contest]:
+    """The same against self-critical.pytorch, which is taught and gives ours its weights."""
+    sizes = {"num_words": NUM_WORDS, "feature_dim": FEATURE_DIM, "hidden": HIDDEN, "embed": EMBED}
+    theirs = SelfCriticalCheckout(path, **sizes, attention=ATTENTION, max_length=MAX_LENGTH).eval()
+    regions, vocabulary = random_regions(CAPTION_PICTURES), theirs.vocabulary
+    words, lengths = _lessons()
+    captions, mask = _as_rows(words[:, :1], lengths[:, :1], vocabulary)
+    with torch.no_grad():  # with weights as they are drawn it would take hundreds of lessons
+        theirs.model.core.lang_lstm.weight_ih.mul_(5)
+    learn_some_captions(
+        theirs, lambda: theirs.loss(regions.features.float(), captions, mask), CHECKOUT_LESSONS
+    )
+    ours, against = theirs.as_ours().eval(), ", self-critical.pytorch"
+    return [
+        _caption_step(ours, theirs, vocabulary, against),
+        *_searches(ours, theirs.search, regions, vocabulary, against),
+    ]
+
+
+def learn_some_captions(model: nn.Module, loss: Callable[[], Tensor], lessons: int) -> None:
+    """Teach the model until its captions end."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(LESSONS):
+    for _ in range(lessons):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(regions, tokens), tokens.targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_value_(model.parameters(), 0.1)
         optimizer.step()
+
+
+def _lessons() -> tuple[np.ndarray, np.ndarray]:
+    """A caption of random words for each picture, in five lengths around ten words."""
+    rng = np.random.default_rng(1)
+    words = rng.integers(4, NUM_WORDS, (CAPTION_PICTURES, 1, MAX_WORDS)).repeat(CAPTIONS_EACH, 1)
+    return words, _usual_lengths(rng)
 
 
 def _usual_lengths(rng: np.random.Generator) -> np.ndarray:
@@ -149,16 +195,20 @@ def _usual_lengths(rng: np.random.Generator) -> np.ndarray:
     return lengths.clip(6, MAX_WORDS).astype(np.int64)
 
 
-def _caption_step(ours: Captioner, textbook: TextbookCaptioner, vocabulary: Vocabulary) -> Contest:
+def _caption_step(
+    ours: Captioner, rival: TextbookCaptioner | SelfCriticalCheckout, vocabulary: Vocabulary, against: str
+) -> Contest:
     regions = random_regions(CAPTION_PICTURES)
     rng = np.random.default_rng(0)
     lengths = _usual_lengths(rng)
     words = rng.integers(4, NUM_WORDS, (*lengths.shape, MAX_WORDS))
     tokens = CaptionTokens.from_arrays(words, lengths, vocabulary)
     captions, mask = _as_rows(words, lengths, vocabulary)
-    optimizers = {m: torch.optim.Adam(m.parameters(), lr=1e-6) for m in (ours, textbook)}
+    optimizers = {m: torch.optim.Adam(m.parameters(), lr=1e-6) for m in (ours, rival)}
 
-    def step(model: Captioner | TextbookCaptioner, loss: Callable[[], Tensor]) -> float:
+    def step(
+        model: Captioner | TextbookCaptioner | SelfCriticalCheckout, loss: Callable[[], Tensor]
+    ) -> float:
         optimizers[model].zero_grad()
         value = loss()
         value.backward()  # type: ignore[no-untyped-call]
@@ -169,8 +219,8 @@ def _caption_step(ours: Captioner, textbook: TextbookCaptioner, vocabulary: Voca
         return torch.nn.functional.cross_entropy(ours(regions, tokens), tokens.targets)
 
     return Contest(
-        "caption training step",
-        lambda: step(textbook, lambda: textbook.loss(regions.features.float(), captions, mask)),
+        f"caption training step{against}",
+        lambda: step(rival, lambda: rival.loss(regions.features.float(), captions, mask)),
         lambda: step(ours, our_loss),
         lambda theirs, own: bool(abs(theirs - own) < 1e-4 * abs(theirs)),
     )
@@ -188,7 +238,11 @@ def _as_rows(words: np.ndarray, lengths: np.ndarray, vocabulary: Vocabulary) -> 
 
 
 def _searches(
-    ours: Captioner, textbook: TextbookCaptioner, regions: RegionBatch, vocabulary: Vocabulary
+    ours: Captioner,
+    rival: Callable[[Tensor, int], list[list[int]]],
+    regions: RegionBatch,
+    vocabulary: Vocabulary,
+    against: str,
 ) -> list[Contest]:
     def our_words(beam_size: int) -> list[list[int]]:
         config = DecodingConfig(beam_size=beam_size, max_length=MAX_LENGTH, allow_unk=True)
@@ -196,19 +250,17 @@ def _searches(
             decoded = decode(ours, ours.encode(regions), vocabulary, config)
         return [vocabulary.encode(caption.words) for caption in decoded.captions(vocabulary)]
 
-    def greedy() -> list[list[int]]:
-        chosen = textbook.greedy(regions.features.float(), vocabulary.bos_id, vocabulary.eos_id, MAX_LENGTH)
-        return [[word for word in row if word != vocabulary.eos_id] for row in chosen.tolist()]
-
-    def beam() -> list[list[int]]:
-        return textbook.beam(regions.features.float(), BEAM, vocabulary.bos_id, vocabulary.eos_id, MAX_LENGTH)
+    def rival_words(beam_size: int) -> list[list[int]]:
+        return rival(regions.features.float(), beam_size)
 
     def same(theirs: list[list[int]], own: list[list[int]]) -> bool:
         return theirs == own
 
     return [
-        Contest("greedy captions", greedy, lambda: our_words(1), same),
-        Contest(f"captions by a beam of {BEAM}", beam, lambda: our_words(BEAM), same),
+        Contest(f"greedy captions{against}", lambda: rival_words(1), lambda: our_words(1), same),
+        Contest(
+            f"captions by a beam of {BEAM}{against}", lambda: rival_words(BEAM), lambda: our_words(BEAM), same
+        ),
     ]
 
 
