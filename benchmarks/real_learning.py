@@ -42,7 +42,7 @@ CAPTION_EPOCHS = 12
 SELF_CRITICAL_EPOCHS = 8
 SELF_CRITICAL = (
     "losses.self_critical_from_epoch=0", "losses.self_critical_lr=1e-3", "losses.baseline=other_samples",
-    "losses.score_workers=0", "model.dropout=0.0",
+    "losses.score_workers=0",
 )  # fmt: skip
 DAQUAR_SEEDS = (0, 1, 2)
 DAQUAR_EPOCHS = 5
