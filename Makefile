@@ -86,7 +86,7 @@ bench-store: setup ## The store against other formats, read and written. Table a
 soak: setup ## Kill a caption run 200 times, in every phase; it ends with the weights of an undisturbed one. ARGS="--kills 50"
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-bench-models: setup ## Training, decoding and VQA against a textbook's implementation. ARGS=--quick
+bench-models: setup ## Training, decoding and VQA against a textbook, or ARGS="--self-critical CHECKOUT --butd-vqa CHECKOUT".
 	$(BIN)/python -m benchmarks.bench_models $(ARGS)
 
 bench-detect: setup ## Stage one against the plain loop. ARGS="--weights runs/detector --photographs FOLDER --only small"
