@@ -54,7 +54,7 @@ SETTINGS = {
         question_only_epochs=1,
     ),
 }
-"""full: eleven minutes on two cores. long: twice the scenes, half an hour for a captioner, for docs/results.md.
+"""full: eleven minutes on two fast cores. long: twice the scenes, half an hour for a captioner, for docs/results.md.
 small: the same path in two minutes, for CI; its scores mean nothing."""
 
 TITLE = "From pixels to words and answers: bottom-up regions, top-down attention"
