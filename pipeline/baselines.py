@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from pipeline.trained_models import TrainedModel
 from store_schema.errors import StoreNotFoundError
 from store_schema.reader import RegionStore
@@ -100,12 +102,13 @@ def truth_of_captions(words: Mapping[str, Sequence[str]], tables: Path) -> dict[
         return {}
     from stage2_models.grounding import true_pairs
 
-    truth = true_pairs(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
+    known = read_table(tables, "objects"), read_table(tables, "object_attributes")
+    truth = true_pairs(words, *known)
     return {
         "true_pairs": truth.pairs,
         "true_objects": truth.objects,
         "stated_pairs": truth.num_pairs,
-        **truth_of_statements({image_id: [caption] for image_id, caption in words.items()}, tables),
+        **_statements({image_id: [caption] for image_id, caption in words.items()}, *known),
     }
 
 
@@ -114,11 +117,15 @@ def truth_of_statements(words: Mapping[str, Sequence[Sequence[str]]], tables: Pa
     objects."""
     if not knows_objects(tables):
         return {}
+    return _statements(words, read_table(tables, "objects"), read_table(tables, "object_attributes"))
+
+
+def _statements(
+    words: Mapping[str, Sequence[Sequence[str]]], objects: pd.DataFrame, object_attributes: pd.DataFrame
+) -> dict[str, float]:
     from stage2_models.statements import judge_statements
 
-    statements = judge_statements(
-        words, read_table(tables, "objects"), read_table(tables, "object_attributes")
-    )
+    statements = judge_statements(words, objects, object_attributes)
     return {
         "true_relations": statements.relations,
         "true_relations_chance": statements.relations_chance,

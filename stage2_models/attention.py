@@ -33,7 +33,22 @@ def normalise_logits(logits: Tensor, mask: Tensor, normalise: Normalisation) -> 
     return masked_softmax(logits, mask) if normalise == "softmax" else logits * mask
 
 
-class AdditiveAttention(nn.Module):
+class _Attention(nn.Module):
+    """The layers of both: regions and query to what is compared, and from there to a score for each glimpse."""
+
+    def __init__(self, region_dim: int, query_dim: int, attention_dim: int, glimpses: int) -> None:
+        super().__init__()
+        self.region = nn.Linear(region_dim, attention_dim)
+        self.query = nn.Linear(query_dim, attention_dim)
+        self.score = nn.Linear(attention_dim, glimpses)
+
+    def project(self, regions: Tensor) -> Tensor:
+        """Project regions [B, K, D] to [B, K, A], once for all steps and queries."""
+        projected: Tensor = self.region(regions)
+        return projected
+
+
+class AdditiveAttention(_Attention):
     """The paper's: a_i = w . tanh(W_v v_i + W_h h), softmax over the real regions; one glimpse.
 
     Args:
@@ -43,15 +58,7 @@ class AdditiveAttention(nn.Module):
     """
 
     def __init__(self, region_dim: int, query_dim: int, attention_dim: int) -> None:
-        super().__init__()
-        self.region = nn.Linear(region_dim, attention_dim)
-        self.query = nn.Linear(query_dim, attention_dim)
-        self.score = nn.Linear(attention_dim, 1)
-
-    def project(self, regions: Tensor) -> Tensor:
-        """Project regions [B, K, D] to [B, K, A], once for all steps and queries."""
-        projected: Tensor = self.region(regions)
-        return projected
+        super().__init__(region_dim, query_dim, attention_dim, glimpses=1)
 
     def weigh(self, projected: Tensor, mask: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Score every region for every query: logits and weights, both [B, Q, 1, K] and 0 at padded slots.
@@ -65,7 +72,7 @@ class AdditiveAttention(nn.Module):
         return _masked(self.score(hidden).transpose(2, 3), mask)
 
 
-class ProductAttention(nn.Module):
+class ProductAttention(_Attention):
     """Several glimpses by products: a_gi = w_g . (W_v v_i * W_h h), each with its softmax over the real regions.
 
     Tells which colour belongs to which object, and sees two objects at once, where one additive glimpse learns it
@@ -75,17 +82,6 @@ class ProductAttention(nn.Module):
     Args:
         region_dim, query_dim, attention_dim: as of `AdditiveAttention`. glimpses: G.
     """
-
-    def __init__(self, region_dim: int, query_dim: int, attention_dim: int, glimpses: int) -> None:
-        super().__init__()
-        self.region = nn.Linear(region_dim, attention_dim)
-        self.query = nn.Linear(query_dim, attention_dim)
-        self.score = nn.Linear(attention_dim, glimpses)
-
-    def project(self, regions: Tensor) -> Tensor:
-        """Project regions [B, K, D] to [B, K, A], once for all steps and queries."""
-        projected: Tensor = self.region(regions)
-        return projected
 
     def weigh(self, projected: Tensor, mask: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Score every region for every query and glimpse: logits and weights [B, Q, G, K], 0 at padded slots.
